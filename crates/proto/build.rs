@@ -1,0 +1,17 @@
+//! Generates the gRPC code with protox, a protobuf compiler in Rust: no `protoc` is needed to build.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message;
+
+const FILES: [&str; 3] = ["goulette/v1/common.proto", "goulette/v1/sentinel.proto", "goulette/v1/broker.proto"];
+
+#[allow(clippy::disallowed_methods, reason = "a build script writes its output")]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("goulette.v1.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! The wire: `goulette.v1` as generated code, and the conversions between it and [`goulette_types`].
+//!
+//! Generated types stop where the wire is spoken: the services parse a request once into the types of
+//! `goulette-types`, and past that a bad name or a negative size cannot exist. The error table of the gRPC wire is in
+//! [`status`].
+
+pub mod convert;
+pub mod status;
+
+/// The generated messages, clients and servers of `goulette.v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from the .proto files, which carry the comments")]
+pub mod pb {
+    tonic::include_proto!("goulette.v1");
+}
+
+/// The encoded file descriptors of `goulette.v1`, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/goulette.v1.bin"));
+
+/// The version of the protocol that this binary speaks; peers of a newer major version are refused by name.
+pub const PROTOCOL_VERSION: u32 = 1;
