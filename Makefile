@@ -1,0 +1,111 @@
+# Goulette: the index of chores. `make` alone lists them.
+#
+# Variables:  ID, PORT      of the broker or sentinel to run          TOPIC, MESSAGE, FILE, GROUP   of the clients
+#             YES=1         answer yes (clean-data)                   PREFIX                        of install
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+TOPIC ?= test
+GROUP ?= default
+SENTINEL_PORT ?= 50052
+SENTINEL ?= 127.0.0.1:$(SENTINEL_PORT)
+
+export TOPIC GROUP SENTINEL
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ build
+
+.PHONY: deps build install uninstall clean clean-data
+deps: ## check the toolchain; install what is missing, or say how
+	@scripts/deps.sh
+
+build: ## the optimised binary, and bin/broker, bin/sentinel, bin/client as links to it
+	@$(CARGO) build --release --locked -p goulette
+	@mkdir -p bin
+	@install -m 755 target/release/goulette bin/.goulette.new && mv -f bin/.goulette.new bin/goulette
+	@for role in broker sentinel client; do ln -sf goulette bin/$$role; done
+
+install: build ## into PREFIX/bin (default /usr/local)
+	install -d "$(DESTDIR)$(PREFIX)/bin"
+	install -m 755 bin/goulette "$(DESTDIR)$(PREFIX)/bin/goulette"
+
+uninstall: ## what install put there
+	rm -f "$(DESTDIR)$(PREFIX)/bin/goulette"
+
+clean: ## build results only; data and logs stay
+	$(CARGO) clean
+	rm -rf bin
+
+clean-data: ## data/ and logs/, after asking (YES=1: without); refuses while something runs
+	@scripts/service.sh clean-data "$(YES)"
+
+##@ run
+
+.PHONY: run-sentinel run-broker run-producer run-consumer run-all status stop-all
+run-sentinel: build ## a sentinel in the foreground, without etcd (ID, PORT)
+	@exec scripts/service.sh run sentinel "$(or $(ID),sentinel1)" "$(or $(PORT),$(SENTINEL_PORT))" -enable-embedded-etcd=false
+
+run-broker: build ## a broker in the foreground (ID, PORT, SENTINEL)
+	@exec scripts/service.sh run broker "$(or $(ID),broker1)" "$(or $(PORT),50051)" -sentinel "$(SENTINEL)"
+
+run-producer: build ## send MESSAGE, or every line of FILE (- is standard input), to TOPIC
+	@exec bin/client -mode producer -sentinel "$(SENTINEL)" -topic "$(TOPIC)" \
+		$(if $(FILE),-file "$(FILE)",-message "$(or $(MESSAGE),Hello from Goulette)")
+
+run-consumer: build ## print the records of TOPIC as GROUP until Ctrl-C
+	@exec bin/client -mode consumer -sentinel "$(SENTINEL)" -topic "$(TOPIC)" -group "$(GROUP)"
+
+run-all: deps build ## sentinel and broker in the background, and real messages through them
+	@scripts/run-all.sh
+
+status: ## what runs, and whether it serves
+	@scripts/service.sh status
+
+stop-all: ## stop what these targets started, and nothing else
+	@scripts/service.sh stop-all
+
+##@ check
+
+.PHONY: test fmt vet verify fix test-large test-logging test-python test-kafka-format test-deps bench fuzz
+test: ## every test that needs no root and no other software
+	$(CARGO) test --workspace --locked
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+vet: ## clippy, warnings are errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+verify: ## what CI runs, and never writes: format, clippy, tests, dependencies
+	$(CARGO) fmt --all -- --check
+	$(MAKE) vet test test-deps
+
+fix: ## format, and let clippy mend what it can
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+test-deps: ## licences, advisories and doubled versions (cargo-deny, where it is installed)
+	@scripts/test-deps.sh
+
+test-large: build ## a million lines through the real binary, with kill -9 of broker and sentinel
+	@scripts/test-large.sh
+
+test-python: build ## publish and pull from Python, by grpcio
+	@scripts/test-python.sh
+
+test-kafka-format: build ## Kafka's own DumpLogSegments reads our fragments (needs Java and Maven)
+	@scripts/test-kafka-format.sh
+
+bench: build ## produce and consume 3,000,000 records of 1 KiB beside what the disk does
+	@scripts/bench.sh
+
+fuzz: ## each fuzz target for SECONDS (default 60; needs nightly and cargo-fuzz)
+	@scripts/fuzz.sh "$(or $(SECONDS_EACH),60)"
