@@ -1,0 +1,91 @@
+//! How the services take signals, and what they leave in their logs.
+
+use std::{fs, process::Stdio};
+
+use rustix::process::Signal;
+
+use crate::cluster::{Cluster, eventually, signal, text, wait};
+
+#[test]
+fn sigterm_stops_both_with_success_and_the_logs_tell_it() {
+    let mut cluster = Cluster::start();
+    cluster.produce("t", b"x\n");
+    cluster.stop_broker();
+    cluster.stop_sentinel();
+    for file in ["logs/broker_broker1.log", "logs/sentinel_sentinel1.log"] {
+        let log = fs::read_to_string(cluster.dir.path().join(file)).expect("a log file");
+        assert!(log.lines().last().is_some_and(|line| line.contains("stopped")), "{file}: {log}");
+        assert!(log.ends_with('\n'));
+    }
+}
+
+#[test]
+fn sigint_works_like_sigterm() {
+    let mut cluster = Cluster::start();
+    let mut broker = cluster.broker.take().expect("the broker runs");
+    signal(&broker, Signal::INT);
+    assert!(wait(&mut broker, "the broker stops").success());
+}
+
+#[test]
+fn an_orderly_stop_loses_nothing_of_a_running_producer() {
+    let mut cluster = Cluster::start();
+    let mut producer = cluster
+        .client(&["-mode", "producer", "-topic", "t", "-file", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut pipe = producer.stdin.take().expect("a pipe");
+    use std::io::Write;
+    pipe.write_all(b"before\n").expect("a pipe");
+    eventually("the topic exists", || {
+        cluster.run(&["topic", "describe", "t", "--sentinel", &cluster.sentinel_address]).status.success().then_some(())
+    });
+    cluster.stop_broker();
+    pipe.write_all(b"during\n").expect("a pipe");
+    cluster.start_broker();
+    pipe.write_all(b"after\n").expect("a pipe");
+    drop(pipe);
+    let output = producer.wait_with_output().expect("the producer ends");
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(cluster.consume("t"), b"before\nduring\nafter\n");
+}
+
+#[test]
+fn sighup_reopens_the_log_file() {
+    let mut cluster = Cluster::start();
+    let (log, moved) = (cluster.dir.path().join("logs/broker_broker1.log"), cluster.dir.path().join("moved.log"));
+    fs::rename(&log, &moved).expect("a rename");
+    signal(cluster.broker.as_ref().expect("the broker runs"), Signal::HUP);
+    eventually("the log file is there again", || log.exists().then_some(()));
+    cluster.stop_broker();
+    assert!(fs::read_to_string(&log).expect("a log file").contains("stopped"));
+}
+
+#[test]
+fn an_idle_broker_logs_nothing_and_a_lost_sentinel_one_line() {
+    let mut cluster = Cluster::start();
+    cluster.produce("t", b"x\n");
+    let lines = |cluster: &Cluster| cluster.broker_log().lines().count();
+    let before = lines(&cluster);
+    std::thread::sleep(std::time::Duration::from_secs(3)); // Idle: three heartbeats pass.
+    assert_eq!(lines(&cluster), before, "{}", cluster.broker_log());
+    cluster.kill_sentinel();
+    eventually("the broker notices", || (lines(&cluster) > before).then_some(()));
+    std::thread::sleep(std::time::Duration::from_secs(3)); // Unreachable: several attempts pass.
+    assert_eq!(lines(&cluster), before + 1, "{}", cluster.broker_log());
+    cluster.start_sentinel();
+    eventually("the broker is back", || (lines(&cluster) == before + 2).then_some(()));
+}
+
+#[test]
+fn the_level_changes_while_the_broker_runs() {
+    let cluster = Cluster::start();
+    let output = cluster.run(&["log-level", &cluster.broker_address, "debug"]);
+    assert!(output.status.success(), "{}", text(&output));
+    cluster.produce("t", b"x\n");
+    eventually("a line at DEBUG appears", || cluster.broker_log().contains(" DEBUG ").then_some(()));
+    let output = cluster.run(&["log-level", &cluster.broker_address, "loud"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
