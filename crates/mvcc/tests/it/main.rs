@@ -1,3 +1,5 @@
 //! The store from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
 mod store;

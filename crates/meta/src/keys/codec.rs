@@ -1,0 +1,63 @@
+//! How the nouns look in JSON: names and ids as they print, counters as numbers.
+
+/// A noun as the text that it prints and parses.
+pub(super) mod text {
+    use std::{borrow::Cow, fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(in crate::keys) fn serialize<T: Display, S: Serializer>(noun: &T, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(noun)
+    }
+
+    pub(in crate::keys) fn deserialize<'de, T, D>(input: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        Cow::<'de, str>::deserialize(input)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A list of nouns, each as its text.
+pub(super) mod texts {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(in crate::keys) fn serialize<T: Display, S: Serializer>(nouns: &[T], out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(nouns.iter().map(ToString::to_string))
+    }
+
+    pub(in crate::keys) fn deserialize<'de, T, D>(input: D) -> Result<Vec<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let texts = Vec::<String>::deserialize(input)?;
+        texts.into_iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+    }
+}
+
+macro_rules! number {
+    ($module:ident, $type:ident, $inner:ty) => {
+        /// A counter as its number.
+        pub(super) mod $module {
+            use goulette_types::$type;
+            use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+            pub(in crate::keys) fn serialize<S: Serializer>(counter: &$type, out: S) -> Result<S::Ok, S::Error> {
+                counter.0.serialize(out)
+            }
+
+            pub(in crate::keys) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<$type, D::Error> {
+                <$inner>::deserialize(input).map($type)
+            }
+        }
+    };
+}
+
+number!(leader_epoch, LeaderEpoch, u32);
+number!(partition_epoch, PartitionEpoch, u64);
+number!(partition_index, PartitionIndex, u32);
+number!(timestamp, Timestamp, i64);
