@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, RealClock};
 pub use disk::{Disk, DiskFile, DiskLock, Entry, OpenMode, RealDisk};
-pub use random::{RealRandom, Random};
+pub use random::{Random, RealRandom};
 
 /// The world that a component lives in; cheap to clone.
 #[derive(Clone)]
