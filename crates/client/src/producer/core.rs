@@ -1,0 +1,494 @@
+//! Decides what is sent when, and what an answer, a broken stream or the time means. No I/O: events and `now` in,
+//! effects out, which the shell ([`super::sender`]) carries out in order.
+//!
+//! The rules, per partition:
+//! - Batches are sent in order, no more unanswered at a time than the broker grants; a batch keeps its sequence number
+//!   through every retry, so the broker recognises what it has already.
+//! - When one is refused, nothing more is sent until all that is in flight is answered; then everything that is not
+//!   acknowledged is sent again, in order, after a pause. When the stream breaks, the same without waiting for answers.
+//! - A gap in the sequence (`OutOfOrder` for the oldest batch) means that an earlier batch was given up or lost. The
+//!   partition takes a new producer epoch, and its batches new numbers from 0: nothing of the old epoch is stored any
+//!   more once the new one was seen.
+//! - A batch whose time is up is given up: as unknown if it may be stored.
+
+mod partition;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use goulette_types::{BrokerId, ErrorKind, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId};
+
+use crate::{
+    Backoff, SendError,
+    backoff::Pauses,
+    producer::{accumulator::BatchId, delivery::Acked},
+};
+use partition::{Partition, Queued, Refusal};
+
+/// Batches in flight on one stream, over all of its partitions; also the room of the queue in front of it.
+pub(crate) const LINK_BATCHES_MAX: usize = 1024;
+/// Sequence numbers of an epoch end here.
+const SEQUENCE_MAX: u32 = i32::MAX as u32;
+
+/// One request on a stream; never reused within a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct RequestId(pub(crate) u64);
+
+/// Who this producer is, as a sentinel numbered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) id: ProducerId,
+    pub(crate) epoch: ProducerEpoch,
+}
+
+/// Who leads a partition, as far as this core cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeaderRef {
+    pub(crate) broker: BrokerId,
+    pub(crate) epoch: LeaderEpoch,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// A batch is ready to be sent.
+    Closed { batch: BatchId, partition: PartitionIndex, records: u32, opened: Instant },
+    /// The stream to a broker is up; so many batches may be in flight per partition.
+    Connected { broker: BrokerId, batches_in_flight: u32 },
+    /// It is down, or did not come up. What was in flight on it will not be answered.
+    Disconnected { broker: BrokerId, reason: String },
+    /// A batch is stored.
+    Acked { request: RequestId, acked: Acked },
+    /// A batch was refused.
+    Refused { request: RequestId, kind: ErrorKind, message: String },
+    /// A sentinel said who leads, by partition index.
+    Routes(Vec<Option<LeaderRef>>),
+    /// No sentinel answered, or not usefully.
+    RoutesFailed { reason: String },
+    /// The topic does not exist (any more).
+    TopicGone { message: String },
+    /// A sentinel numbered this producer, anew or for the first time.
+    Identity(Identity),
+    /// No sentinel did.
+    IdentityFailed { reason: String },
+    /// Time has passed. To come every few tens of milliseconds while [`Core::is_idle`] is false.
+    Tick,
+}
+
+/// What to do about it.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Effect {
+    /// Open the stream to this broker; answered by `Connected` or `Disconnected`.
+    Connect(BrokerId),
+    /// Put a batch on a stream that is up; answered by `Acked`, `Refused` or the stream's `Disconnected`.
+    Send(Send),
+    /// Tell the application.
+    Complete(BatchId, Result<Acked, SendError>),
+    /// Give up the stream to this broker, which counts as broken from now on; no event of it is to follow.
+    Disconnect(BrokerId),
+    /// Ask for routes; answered by `Routes`, `RoutesFailed` or `TopicGone`.
+    Refresh { unreachable: Vec<BrokerId> },
+    /// Ask for a producer id, or for the next epoch of this one; answered by `Identity` or `IdentityFailed`.
+    Identify(Option<Identity>),
+}
+
+/// One batch for one stream.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Send {
+    pub(crate) request: RequestId,
+    pub(crate) broker: BrokerId,
+    pub(crate) partition: PartitionIndex,
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) batch: BatchId,
+    /// Absent without idempotence.
+    pub(crate) sequence: Option<(Identity, u32)>,
+}
+
+/// What the core must know of the producer's options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CoreOptions {
+    pub(crate) idempotent: bool,
+    pub(crate) delivery_timeout: Duration,
+    pub(crate) backoff: Backoff,
+    pub(crate) seed: u64,
+}
+
+/// Knows every batch that is not settled. Only decides.
+#[derive(Debug)]
+pub(crate) struct Core {
+    options: CoreOptions,
+    pauses: Pauses,
+    partitions: Vec<Partition>,
+    links: BTreeMap<BrokerId, Link>,
+    /// Every request that is unanswered, also of batches that were given up meanwhile: they still count as in flight.
+    requests: HashMap<RequestId, (BrokerId, PartitionIndex)>,
+    next_request: RequestId,
+    /// The newest one; a partition may still be at an older epoch, as brokers count epochs per partition.
+    identity: Option<Identity>,
+    identify: Asking,
+    refresh: Asking,
+    unreachable: BTreeSet<BrokerId>,
+    /// Batches that are not settled.
+    unsettled: usize,
+}
+
+/// The stream to one broker.
+#[derive(Debug, Default)]
+struct Link {
+    state: LinkState,
+    in_flight: usize,
+    /// In a row, without an answer in between.
+    failures: u32,
+}
+
+#[derive(Debug, Default)]
+enum LinkState {
+    #[default]
+    Idle,
+    /// Down; not to be tried before.
+    Down(Instant),
+    Connecting,
+    Up {
+        batches_in_flight: u32,
+    },
+}
+
+/// A question to a sentinel: one at a time, and with pauses in between while answers do not help.
+#[derive(Debug, Default)]
+struct Asking {
+    wanted: bool,
+    under_way: bool,
+    not_before: Option<Instant>,
+    /// Questions in a row without progress in between.
+    failures: u32,
+    /// Why the last one failed; empty if it did not.
+    reason: String,
+}
+
+impl Asking {
+    fn may_ask(&mut self, now: Instant) -> bool {
+        let ask = self.wanted && !self.under_way && self.not_before.is_none_or(|not_before| now >= not_before);
+        if ask {
+            self.wanted = false;
+            self.under_way = true;
+        }
+        ask
+    }
+
+    fn answered(&mut self, now: Instant, pauses: &mut Pauses, reason: String) {
+        self.under_way = false;
+        self.failures += 1;
+        self.not_before = Some(now + pauses.pause(self.failures));
+        self.reason = reason;
+    }
+
+    /// Things go well: the next question need not wait.
+    fn forget_failures(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+        self.reason.clear();
+    }
+}
+
+impl Core {
+    pub(crate) fn new(options: CoreOptions, routes: Vec<Option<LeaderRef>>) -> Self {
+        let identify = Asking { wanted: options.idempotent, ..Asking::default() };
+        Self {
+            options,
+            pauses: Pauses::new(options.backoff, options.seed),
+            partitions: routes.into_iter().map(Partition::new).collect(),
+            links: BTreeMap::new(),
+            requests: HashMap::new(),
+            next_request: RequestId(0),
+            identity: None,
+            identify,
+            refresh: Asking::default(),
+            unreachable: BTreeSet::new(),
+            unsettled: 0,
+        }
+    }
+
+    /// Whether there is nothing to wait for: no tick is needed.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unsettled == 0
+    }
+
+    /// Takes in what happened and appends what is to be done to `effects`.
+    pub(crate) fn step(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Closed { batch, partition, records, opened } => {
+                self.unsettled += 1;
+                self.partitions[partition.0 as usize].queue.push_back(Queued::new(batch, records, opened));
+                self.pump(now, partition, effects);
+            }
+            Event::Connected { broker, batches_in_flight } => {
+                let link = self.links.entry(broker.clone()).or_default();
+                // A broker that grants nothing would never be sent anything, nor asked again.
+                link.state = LinkState::Up { batches_in_flight: batches_in_flight.max(1) };
+                self.pump_led_by(now, &broker, effects);
+            }
+            Event::Disconnected { broker, reason } => self.disconnected(now, broker, &reason, effects),
+            Event::Acked { request, acked } => {
+                self.answered(now, request, effects, |core, partition, effects| {
+                    core.refresh.forget_failures();
+                    if let Some(queued) = core.partitions[partition.0 as usize].acked(request) {
+                        core.settle(queued.batch, Ok(acked), effects);
+                    }
+                });
+            }
+            Event::Refused { request, kind, message } => {
+                self.answered(now, request, effects, |core, partition, effects| {
+                    core.refused(now, partition, request, kind, message, effects);
+                });
+            }
+            Event::Routes(leaders) => self.routed(now, leaders, effects),
+            Event::RoutesFailed { reason } => self.refresh.answered(now, &mut self.pauses, reason),
+            Event::TopicGone { message } => {
+                self.refresh.answered(now, &mut self.pauses, String::new());
+                self.give_up_all(&message, effects);
+            }
+            Event::Identity(identity) => {
+                self.identify.answered(now, &mut self.pauses, String::new());
+                self.identify.forget_failures();
+                self.identity = Some(identity);
+                self.pump_all(now, effects);
+            }
+            Event::IdentityFailed { reason } => {
+                self.identify.answered(now, &mut self.pauses, reason);
+                self.identify.wanted = true;
+            }
+            Event::Tick => {
+                self.expire(now, effects);
+                self.pump_all(now, effects);
+            }
+        }
+        self.ask(now, effects);
+    }
+
+    /// Asks the sentinels what there is to ask, when it is time.
+    fn ask(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.refresh.may_ask(now) {
+            effects.push(Effect::Refresh { unreachable: std::mem::take(&mut self.unreachable).into_iter().collect() });
+        }
+        if self.identify.may_ask(now) {
+            effects.push(Effect::Identify(self.identity));
+        }
+    }
+
+    /// A request has its answer, whichever: there is room for another one.
+    fn answered(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        effects: &mut Vec<Effect>,
+        apply: impl FnOnce(&mut Self, PartitionIndex, &mut Vec<Effect>),
+    ) {
+        let Some((broker, partition)) = self.requests.remove(&request) else {
+            return;
+        };
+        let link = self.links.get_mut(&broker).expect("a request was sent over a link");
+        let was_full = link.in_flight == LINK_BATCHES_MAX;
+        link.in_flight -= 1;
+        link.failures = 0;
+        apply(self, partition, effects);
+        self.partitions[partition.0 as usize].one_less_in_flight();
+        self.pump(now, partition, effects);
+        if was_full {
+            self.pump_led_by(now, &broker, effects);
+        }
+    }
+
+    fn refused(
+        &mut self,
+        now: Instant,
+        partition: PartitionIndex,
+        request: RequestId,
+        kind: ErrorKind,
+        message: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let state = &mut self.partitions[partition.0 as usize];
+        match Refusal::of(kind) {
+            Refusal::Fatal => {
+                if let Some(queued) = state.remove(request) {
+                    self.settle(queued.batch, Err(SendError::Refused { kind, message }), effects);
+                }
+            }
+            Refusal::Gap => state.gap(request, message, now, &mut self.pauses),
+            Refusal::Retry { may_be_stored, stale_route } => {
+                state.retry(request, may_be_stored, message, now, &mut self.pauses);
+                self.refresh.wanted |= stale_route;
+            }
+        }
+    }
+
+    fn disconnected(&mut self, now: Instant, broker: BrokerId, reason: &str, effects: &mut Vec<Effect>) {
+        let link = self.links.entry(broker.clone()).or_default();
+        link.failures += 1;
+        link.in_flight = 0;
+        link.state = LinkState::Down(now + self.pauses.pause(link.failures));
+        let lost: Vec<_> = self.requests.extract_if(|_, (on, _)| *on == broker).map(|(_, (_, at))| at).collect();
+        for partition in lost {
+            self.partitions[partition.0 as usize].connection_lost(reason);
+        }
+        let waits = |partition: &&mut Partition| partition.is_led_by(&broker) && !partition.queue.is_empty();
+        let mut waiting = false;
+        for partition in self.partitions.iter_mut().filter(waits) {
+            partition.obstacle(reason);
+            waiting = true;
+        }
+        if waiting {
+            self.unreachable.insert(broker);
+            self.refresh.wanted = true;
+        }
+        self.pump_all(now, effects);
+    }
+
+    fn routed(&mut self, now: Instant, leaders: Vec<Option<LeaderRef>>, effects: &mut Vec<Effect>) {
+        self.refresh.answered(now, &mut self.pauses, String::new());
+        for (index, leader) in leaders.into_iter().enumerate() {
+            match self.partitions.get_mut(index) {
+                Some(partition) => partition.led_by(leader),
+                None => self.partitions.push(Partition::new(leader)),
+            }
+        }
+        self.pump_all(now, effects);
+    }
+
+    /// Gives up the batches whose time is up.
+    fn expire(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let timeout = self.options.delivery_timeout;
+        let mut silent = BTreeSet::new();
+        for index in 0..self.partitions.len() {
+            while let Some(queued) = self.partitions[index].expired(now, timeout) {
+                let reason = self.obstacle(index);
+                silent.extend(queued.request.and_then(|request| self.requests.get(&request)).map(|(on, _)| on.clone()));
+                let error = match queued.may_be_stored() {
+                    true => SendError::OutcomeUnknown { reason: format!("no answer within {timeout:?}: {reason}") },
+                    false => SendError::Expired { timeout, reason },
+                };
+                self.settle(queued.batch, Err(error), effects);
+            }
+        }
+        // A stream on which a request stays unanswered for so long is of no use to the others either.
+        for broker in silent {
+            effects.push(Effect::Disconnect(broker.clone()));
+            self.disconnected(now, broker, "the broker did not answer", effects);
+        }
+    }
+
+    /// What keeps a partition's batches from being delivered, in words.
+    fn obstacle(&self, index: usize) -> String {
+        let partition = &self.partitions[index];
+        let asked = |asking: &Asking| Some(asking.reason.clone()).filter(|reason| !reason.is_empty());
+        let no_identity = || asked(&self.identify).filter(|_| self.options.idempotent && self.identity.is_none());
+        let no_leader = || partition.leader.is_none().then(|| "the partition has no leader".to_owned());
+        let own = || Some(partition.obstacle.clone()).filter(|obstacle| !obstacle.is_empty());
+        let reason = no_identity().or_else(own).or_else(|| asked(&self.refresh)).or_else(no_leader);
+        reason.unwrap_or_else(|| "the broker did not answer".to_owned())
+    }
+
+    fn give_up_all(&mut self, message: &str, effects: &mut Vec<Effect>) {
+        for index in 0..self.partitions.len() {
+            for queued in self.partitions[index].give_up() {
+                let error = SendError::Refused { kind: ErrorKind::NotFound, message: message.to_owned() };
+                self.settle(queued.batch, Err(error), effects);
+            }
+        }
+    }
+
+    fn settle(&mut self, batch: BatchId, result: Result<Acked, SendError>, effects: &mut Vec<Effect>) {
+        self.unsettled -= 1;
+        effects.push(Effect::Complete(batch, result));
+    }
+
+    fn pump_all(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        for index in 0..self.partitions.len() {
+            self.pump(now, PartitionIndex(index as u32), effects);
+        }
+    }
+
+    fn pump_led_by(&mut self, now: Instant, broker: &BrokerId, effects: &mut Vec<Effect>) {
+        for index in 0..self.partitions.len() {
+            if self.partitions[index].is_led_by(broker) {
+                self.pump(now, PartitionIndex(index as u32), effects);
+            }
+        }
+    }
+
+    /// Sends what may be sent of a partition, or sees to what it lacks.
+    fn pump(&mut self, now: Instant, index: PartitionIndex, effects: &mut Vec<Effect>) {
+        loop {
+            let partition = &mut self.partitions[index.0 as usize];
+            if !partition.has_unsent(now) {
+                return;
+            }
+            let Some(leader) = partition.leader.clone() else {
+                self.refresh.wanted = true;
+                return;
+            };
+            let link = self.links.entry(leader.broker.clone()).or_default();
+            let batches_in_flight = match link.state {
+                LinkState::Up { batches_in_flight } => batches_in_flight,
+                LinkState::Connecting => return,
+                LinkState::Down(retry_at) if now < retry_at => return,
+                LinkState::Idle | LinkState::Down(_) => {
+                    link.state = LinkState::Connecting;
+                    effects.push(Effect::Connect(leader.broker));
+                    return;
+                }
+            };
+            let allowed = if self.options.idempotent { batches_in_flight } else { 1 };
+            if partition.in_flight >= allowed || link.in_flight >= LINK_BATCHES_MAX {
+                return;
+            }
+            let sequence = match self.options.idempotent {
+                true => match self.number(index, effects) {
+                    Some(sequence) => Some(sequence),
+                    None => return,
+                },
+                false => None,
+            };
+            let request = self.next_request;
+            // Numbering may have given up every batch that was left.
+            let Some(batch) = self.partitions[index.0 as usize].send_next(request) else {
+                return;
+            };
+            self.next_request = RequestId(request.0 + 1);
+            self.links.get_mut(&leader.broker).expect("looked at above").in_flight += 1;
+            self.requests.insert(request, (leader.broker.clone(), index));
+            effects.push(Effect::Send(Send {
+                request,
+                broker: leader.broker,
+                partition: index,
+                leader_epoch: leader.epoch,
+                batch,
+                sequence,
+            }));
+        }
+    }
+
+    /// The number of the partition's next batch to send; none while there is no identity to number it with.
+    fn number(&mut self, index: PartitionIndex, effects: &mut Vec<Effect>) -> Option<(Identity, u32)> {
+        let partition = &mut self.partitions[index.0 as usize];
+        if partition.needs_new_epoch() {
+            // Old numbers may still be on their way; the new epoch begins when each of them has its answer.
+            if partition.in_flight > 0 {
+                return None;
+            }
+            let Some(newest) = self.identity.filter(|&newest| partition.identity != Some(newest)) else {
+                self.identify.wanted = true;
+                return None;
+            };
+            for unknown in partition.begin_epoch(newest) {
+                let reason = "an earlier batch was given up without an answer".to_owned();
+                self.settle(unknown, Err(SendError::OutcomeUnknown { reason }), effects);
+            }
+        }
+        self.partitions[index.0 as usize].number_next()
+    }
+}

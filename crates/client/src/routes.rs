@@ -1,0 +1,206 @@
+//! Which broker leads which partition, as last heard from a sentinel.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use goulette_proto::pb;
+use goulette_types::{BrokerId, LeaderEpoch, PartitionIndex, Revision, TopicId, TopicName};
+
+use crate::{Client, ClientError, client::lock};
+
+/// Who leads a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Where it listens, `host:port`.
+    pub address: String,
+    /// The epoch of its leadership.
+    pub epoch: LeaderEpoch,
+}
+
+/// One partition's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionRoute {
+    /// Who leads it, if anybody does.
+    pub leader: Option<Leader>,
+    /// Why nobody leads; empty when somebody does.
+    pub offline: String,
+}
+
+/// Where the partitions of one topic are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicRoutes {
+    /// The topic's name.
+    pub topic: TopicName,
+    /// The topic's identity: one made anew under the same name has another.
+    pub id: TopicId,
+    /// The version of the metadata that says so.
+    pub revision: Revision,
+    /// Rises with each answer that this client has taken.
+    generation: u64,
+    /// By partition index, from 0; never empty.
+    pub partitions: Vec<PartitionRoute>,
+}
+
+impl TopicRoutes {
+    /// Who leads `partition`.
+    ///
+    /// # Errors
+    /// [`ClientError::NoPartition`] or [`ClientError::NoLeader`].
+    pub fn leader(&self, partition: PartitionIndex) -> Result<&Leader, ClientError> {
+        let Some(route) = self.partitions.get(partition.0 as usize) else {
+            return Err(ClientError::NoPartition {
+                topic: self.topic.to_string(),
+                partition: partition.0,
+                partitions: self.partitions.len(),
+            });
+        };
+        route.leader.as_ref().ok_or_else(|| ClientError::NoLeader {
+            topic: self.topic.to_string(),
+            partition: partition.0,
+            why: if route.offline.is_empty() { String::new() } else { format!(": {}", route.offline) },
+        })
+    }
+
+    fn parse(topic: &TopicName, answer: pb::GetBrokersResponse) -> Result<Self, String> {
+        let described = answer.topic.ok_or("no topic")?;
+        let id = TopicId::try_from(&described.id[..]).map_err(|error| error.to_string())?;
+        let addresses: HashMap<_, _> = answer.brokers.into_iter().map(|broker| (broker.id, broker.address)).collect();
+        let mut partitions = Vec::with_capacity(described.partitions.len());
+        for (index, partition) in described.partitions.into_iter().enumerate() {
+            if partition.index as usize != index {
+                return Err(format!("partition {} stands at place {index}", partition.index));
+            }
+            // A leader without an address is one that nobody can reach: as good as none, until the next answer.
+            let leader = match addresses.get(&partition.leader) {
+                Some(address) if !partition.leader.is_empty() => Some(Leader {
+                    broker: partition.leader.parse().map_err(|error| format!("{error}"))?,
+                    address: address.clone(),
+                    epoch: LeaderEpoch(partition.leader_epoch),
+                }),
+                _ => None,
+            };
+            partitions.push(PartitionRoute { leader, offline: partition.offline });
+        }
+        if partitions.is_empty() {
+            return Err("a topic without partitions".to_owned());
+        }
+        Ok(Self { topic: topic.clone(), id, revision: Revision(answer.revision), generation: 0, partitions })
+    }
+}
+
+/// What the sentinels said last, by topic. One call per topic is under way at a time.
+#[derive(Default)]
+pub(crate) struct RouteCache {
+    topics: Mutex<HashMap<TopicName, Arc<Entry>>>,
+}
+
+type Entry = tokio::sync::Mutex<Option<Arc<TopicRoutes>>>;
+
+impl RouteCache {
+    pub(crate) async fn get(
+        &self,
+        client: &Client,
+        topic: &TopicName,
+        create: bool,
+    ) -> Result<Arc<TopicRoutes>, ClientError> {
+        let entry = self.entry(topic);
+        let mut known = entry.lock().await;
+        match &*known {
+            Some(routes) => Ok(Arc::clone(routes)),
+            None => ask(client, topic, &mut known, Vec::new(), create).await,
+        }
+    }
+
+    pub(crate) async fn refresh(
+        &self,
+        client: &Client,
+        stale: &TopicRoutes,
+        unreachable: Vec<String>,
+    ) -> Result<Arc<TopicRoutes>, ClientError> {
+        let entry = self.entry(&stale.topic);
+        let mut known = entry.lock().await;
+        match &*known {
+            // Another caller has asked while this one waited for the lock.
+            Some(routes) if routes.generation > stale.generation => Ok(Arc::clone(routes)),
+            _ => ask(client, &stale.topic, &mut known, unreachable, false).await,
+        }
+    }
+
+    fn entry(&self, topic: &TopicName) -> Arc<Entry> {
+        Arc::clone(lock(&self.topics).entry(topic.clone()).or_default())
+    }
+}
+
+/// Asks a sentinel and keeps the answer, unless it is older than what is known.
+async fn ask(
+    client: &Client,
+    topic: &TopicName,
+    known: &mut Option<Arc<TopicRoutes>>,
+    unreachable: Vec<String>,
+    create: bool,
+) -> Result<Arc<TopicRoutes>, ClientError> {
+    let revision_min = known.as_ref().map_or(0, |routes| routes.revision.0);
+    let request =
+        pb::GetBrokersRequest { topic: topic.to_string(), unreachable_brokers: unreachable, revision_min, create };
+    let answer = client
+        .sentinel_call(|mut sentinel| {
+            let request = request.clone();
+            async move { sentinel.get_brokers(request).await }
+        })
+        .await?;
+    let mut routes = TopicRoutes::parse(topic, answer).map_err(|reason| ClientError::Malformed {
+        role: "sentinel",
+        address: client.options().sentinels.join(","),
+        reason,
+    })?;
+    if let Some(known) = known {
+        if routes.revision < known.revision {
+            return Ok(Arc::clone(known));
+        }
+        routes.generation = known.generation + 1;
+    }
+    let routes = Arc::new(routes);
+    *known = Some(Arc::clone(&routes));
+    Ok(routes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(partitions: Vec<pb::Partition>) -> pb::GetBrokersResponse {
+        pb::GetBrokersResponse {
+            revision: 7,
+            topic: Some(pb::Topic { name: "t".into(), id: vec![1; 16].into(), partitions, ..Default::default() }),
+            brokers: vec![pb::BrokerAddress { id: "b1".into(), address: "127.0.0.1:1".into() }],
+        }
+    }
+
+    fn partition(index: u32, leader: &str) -> pb::Partition {
+        pb::Partition { index, leader: leader.into(), leader_epoch: 3, ..Default::default() }
+    }
+
+    #[test]
+    fn a_partition_is_led_by_a_broker_with_an_address() {
+        let topic = "t".parse().unwrap();
+        let answer = answer(vec![partition(0, "b1"), partition(1, "b2"), partition(2, "")]);
+        let routes = TopicRoutes::parse(&topic, answer).unwrap();
+        assert_eq!(routes.leader(PartitionIndex(0)).unwrap().epoch, LeaderEpoch(3));
+        assert!(matches!(routes.leader(PartitionIndex(1)), Err(ClientError::NoLeader { .. })));
+        assert!(matches!(routes.leader(PartitionIndex(2)), Err(ClientError::NoLeader { .. })));
+        assert!(matches!(routes.leader(PartitionIndex(3)), Err(ClientError::NoPartition { .. })));
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_refused() {
+        let topic = "t".parse().unwrap();
+        assert!(TopicRoutes::parse(&topic, answer(vec![])).is_err());
+        assert!(TopicRoutes::parse(&topic, answer(vec![partition(1, "b1")])).is_err());
+        assert!(TopicRoutes::parse(&topic, answer(vec![partition(0, "b1"), partition(0, "b1")])).is_err());
+        assert!(TopicRoutes::parse(&topic, pb::GetBrokersResponse::default()).is_err());
+    }
+}
