@@ -9,6 +9,8 @@
 pub mod clock;
 pub mod disk;
 pub mod random;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 use std::sync::Arc;
 
