@@ -154,7 +154,7 @@ impl Disk for SimDisk {
             (Some(Node::Folder), Some(Node::Folder)) if machine.children(to).next().is_some() => {
                 Err(io::ErrorKind::DirectoryNotEmpty.into())
             }
-            (Some(_), _) => machine.rename(from, to),
+            (Some(node), _) => machine.rename(from, to, node),
         }
     }
 

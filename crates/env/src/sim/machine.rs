@@ -36,8 +36,9 @@ pub struct Faults {
     /// The machine dies at this operation (counted by [`SimDisk::operations`](super::SimDisk::operations)): it has no
     /// effect any more, and all that comes after it fails.
     pub stop_at: Option<u64>,
-    /// This sync, of a file or a folder, fails with EIO. Any part of what it was for is durable, and the rest never
-    /// will be: the page cache shows it as clean until it is dropped.
+    /// This sync, of a file or a folder, fails with EIO. Any part of what it was for is durable. The rest of a file's
+    /// bytes never will be: the page cache shows them as clean until it is dropped. (Names stay unsynced: a journal
+    /// either keeps them or takes the whole file system down.)
     pub fail_sync_at: Option<u64>,
     /// This write fails with EIO, without effect.
     pub fail_write_at: Option<u64>,
@@ -113,7 +114,8 @@ struct NameChange {
 enum NameWhat {
     Add(PathBuf, Node),
     Remove(PathBuf),
-    Rename(PathBuf, PathBuf),
+    /// Of this very file or folder, whatever has the old name when a crash left other changes out.
+    Rename(PathBuf, PathBuf, Node),
 }
 
 impl File {
@@ -169,13 +171,16 @@ impl NameWhat {
             NameWhat::Remove(path) => {
                 names.remove(path);
             }
-            NameWhat::Rename(from, to) => {
-                let moved: Vec<_> = names.keys().filter(|path| path.starts_with(from)).cloned().collect();
-                for path in moved {
-                    if let Some(node) = names.remove(&path) {
-                        names.insert(below(&path, from, to), node);
+            NameWhat::Rename(from, to, node) => {
+                if names.get(from) == Some(node) {
+                    let moved: Vec<_> = names.keys().filter(|path| path.starts_with(from)).cloned().collect();
+                    for path in moved {
+                        if let Some(node) = names.remove(&path) {
+                            names.insert(below(&path, from, to), node);
+                        }
                     }
                 }
+                names.insert(to.clone(), *node);
             }
         }
     }
@@ -183,7 +188,7 @@ impl NameWhat {
     fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         let (first, second) = match self {
             NameWhat::Add(path, _) | NameWhat::Remove(path) => (path, None),
-            NameWhat::Rename(from, to) => (from, Some(to)),
+            NameWhat::Rename(from, to, _) => (from, Some(to)),
         };
         std::iter::once(first).chain(second)
     }
@@ -326,7 +331,7 @@ impl Machine {
         Ok(())
     }
 
-    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+    pub(super) fn rename(&mut self, from: &Path, to: &Path, node: Node) -> io::Result<()> {
         self.operate("rename", from)?;
         if from == to {
             return Ok(());
@@ -335,14 +340,14 @@ impl Machine {
         for change in &mut self.name_changes {
             change.folders = change.folders.iter().map(|folder| below(folder, from, to)).collect();
             match &mut change.what {
-                NameWhat::Add(path, _) | NameWhat::Remove(path) | NameWhat::Rename(_, path) => {
+                NameWhat::Add(path, _) | NameWhat::Remove(path) | NameWhat::Rename(_, path, _) => {
                     if path != from {
                         *path = below(path, from, to);
                     }
                 }
             }
         }
-        self.change_names(NameWhat::Rename(from.to_owned(), to.to_owned()));
+        self.change_names(NameWhat::Rename(from.to_owned(), to.to_owned(), node));
         Ok(())
     }
 
@@ -369,10 +374,10 @@ impl Machine {
             }
         }
         for (settled, change) in settled.into_iter().zip(std::mem::take(&mut self.name_changes)) {
-            if !settled {
-                self.name_changes.push(change);
-            } else if failed.is_ok() || self.coin() {
+            if settled && (failed.is_ok() || self.coin()) {
                 change.what.apply(&mut self.durable_names);
+            } else {
+                self.name_changes.push(change);
             }
         }
         failed
