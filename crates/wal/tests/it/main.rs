@@ -2,4 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod crash;
 mod real;
+mod world;
