@@ -1,1 +1,29 @@
-//! placeholder
+//! The sentinel: tells clients who leads, and brokers what to lead.
+//!
+//! It keeps the cluster's metadata (in `goulette-meta`), notices which brokers live, places partitions and elects
+//! leaders. Brokers and clients speak to it over gRPC; it never sees a record. It refuses to know flags, signals and
+//! files other than its own folder.
+//!
+//! What must be right is in plain structs that only decide: [`catalog`] (what the metadata says), [`plan`] (what to
+//! write next, one transaction at a time), [`membership`] (who lives), [`placement`]. Around them two tasks act: the
+//! [`controller`] owns every write, the [`detector`] hears brokers and probes them. The gRPC shells are in
+//! [`service`], and [`node`] wires it all. Start with [`node`], then [`plan`].
+
+mod catalog;
+mod controller;
+mod detector;
+mod error;
+mod identity;
+mod membership;
+mod node;
+mod options;
+mod placement;
+mod plan;
+mod probe;
+mod service;
+mod state;
+mod topic_config;
+
+pub use error::{Failure, RequestError, StartError};
+pub use node::Sentinel;
+pub use options::SentinelOptions;

@@ -1,0 +1,285 @@
+//! What the metadata says, in memory: loaded from the store, then kept up by applying each change that is committed.
+//!
+//! Only the store is the truth; this is its mirror, indexed for the questions that are asked often.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use goulette_meta::{
+    Change, Entry, Key, KeyError, Snapshot,
+    keys::{BrokerRecord, BrokerState, ClusterRecord, Counter, CounterRecord, PartitionRecord, TopicRecord},
+};
+use goulette_types::{
+    BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, PartitionId, PartitionIndex, Revision, StorageId, TopicId,
+    TopicName,
+};
+
+/// A record and the revision that wrote it.
+#[derive(Clone, Debug)]
+struct At<T> {
+    revision: Revision,
+    record: T,
+}
+
+/// The cluster's metadata.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Catalog {
+    revision: Revision,
+    cluster: Option<ClusterRecord>,
+    topics: BTreeMap<TopicName, At<TopicRecord>>,
+    names: HashMap<TopicId, TopicName>,
+    partitions: BTreeMap<PartitionId, At<PartitionRecord>>,
+    /// The partitions that each broker is to hold.
+    held: BTreeMap<BrokerId, BTreeSet<PartitionId>>,
+    brokers: BTreeMap<BrokerId, BrokerRecord>,
+    deleted: HashMap<TopicId, Revision>,
+    /// The same in the order of their deletion.
+    deletions: BTreeSet<(Revision, TopicId)>,
+    counters: BTreeMap<Counter, At<CounterRecord>>,
+}
+
+/// What a broker has to lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Assignment {
+    pub(crate) partition: PartitionId,
+    pub(crate) topic: TopicName,
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) partition_epoch: PartitionEpoch,
+    pub(crate) config: BTreeMap<String, String>,
+}
+
+/// Why nobody leads a partition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Offline {
+    #[error("awaiting broker {0}, which holds the only replica and is down")]
+    Down(BrokerId),
+    #[error("awaiting broker {0}, which holds the only replica and has been stopped")]
+    Left(BrokerId),
+    #[error(
+        "awaiting broker {broker} with the disk {wanted}, which holds the only replica: it came back with disk {found}"
+    )]
+    OtherDisk { broker: BrokerId, wanted: StorageId, found: StorageId },
+    #[error("awaiting the election of broker {0}")]
+    Election(BrokerId),
+    #[error("awaiting a replica: none is recorded")]
+    NoReplica,
+}
+
+impl Catalog {
+    /// What the store holds.
+    ///
+    /// # Errors
+    /// [`KeyError`] for a value that is of a later version or not ours.
+    pub(crate) fn load(snapshot: &Snapshot) -> Result<Self, KeyError> {
+        let mut catalog = Catalog::default();
+        for stored in &snapshot.entries {
+            if let Some(entry) = Entry::parse(&stored.key, &stored.value)? {
+                catalog.apply(stored.revision, &Change::Put(entry));
+            }
+        }
+        catalog.revision = snapshot.revision;
+        Ok(catalog)
+    }
+
+    /// Takes over a change that revision `revision` has made.
+    pub(crate) fn apply(&mut self, revision: Revision, change: &Change) {
+        self.revision = self.revision.max(revision);
+        match change {
+            Change::Put(entry) => self.put(revision, entry.clone()),
+            Change::Delete(key) => self.delete(key),
+        }
+    }
+
+    fn put(&mut self, revision: Revision, entry: Entry) {
+        match entry {
+            Entry::Cluster(record) => self.cluster = Some(record),
+            Entry::Topic(name, record) => {
+                self.names.insert(record.id, name.clone());
+                self.topics.insert(name, At { revision, record });
+            }
+            Entry::Partition(id, record) => {
+                self.forget_replicas(id);
+                for broker in &record.replicas {
+                    self.held.entry(broker.clone()).or_default().insert(id);
+                }
+                self.partitions.insert(id, At { revision, record });
+            }
+            Entry::Broker(id, record) => {
+                self.brokers.insert(id, record);
+            }
+            Entry::Deleted(id, _) => {
+                self.deleted.insert(id, revision);
+                self.deletions.insert((revision, id));
+            }
+            Entry::Counter(counter, record) => {
+                self.counters.insert(counter, At { revision, record });
+            }
+            Entry::Operation(..) => {}
+        }
+    }
+
+    fn delete(&mut self, key: &Key) {
+        match key {
+            Key::Topic(name) => {
+                if let Some(topic) = self.topics.remove(name) {
+                    self.names.remove(&topic.record.id);
+                }
+            }
+            Key::Partition(id) => {
+                self.forget_replicas(*id);
+                self.partitions.remove(id);
+            }
+            Key::Broker(id) => {
+                self.brokers.remove(id);
+            }
+            Key::Deleted(id) => {
+                if let Some(revision) = self.deleted.remove(id) {
+                    self.deletions.remove(&(revision, *id));
+                }
+            }
+            Key::Counter(counter) => {
+                self.counters.remove(counter);
+            }
+            Key::Cluster => self.cluster = None,
+            Key::Operation(_) => {}
+        }
+    }
+
+    fn forget_replicas(&mut self, id: PartitionId) {
+        for broker in self.partitions.get(&id).into_iter().flat_map(|at| &at.record.replicas) {
+            if let Some(held) = self.held.get_mut(broker) {
+                held.remove(&id);
+            }
+        }
+    }
+
+    /// The newest revision that is in here.
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The cluster, once it is made.
+    pub(crate) fn cluster(&self) -> Option<&ClusterRecord> {
+        self.cluster.as_ref()
+    }
+
+    /// A topic.
+    pub(crate) fn topic(&self, name: &TopicName) -> Option<&TopicRecord> {
+        self.topics.get(name).map(|at| &at.record)
+    }
+
+    /// All topics, by name.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = (&TopicName, &TopicRecord)> {
+        self.topics.iter().map(|(name, at)| (name, &at.record))
+    }
+
+    /// The topic that has this id now.
+    pub(crate) fn topic_name(&self, id: TopicId) -> Option<&TopicName> {
+        self.names.get(&id)
+    }
+
+    /// A topic's partitions, by index.
+    pub(crate) fn partitions(&self, topic: TopicId) -> impl Iterator<Item = (PartitionId, &PartitionRecord)> {
+        let id = |index| PartitionId { topic, index: PartitionIndex(index) };
+        self.partitions.range(id(0)..=id(u32::MAX)).map(|(&id, at)| (id, &at.record))
+    }
+
+    /// Partitions, by id, whose topic does not exist any more.
+    pub(crate) fn orphans(&self) -> impl Iterator<Item = PartitionId> {
+        self.partitions.keys().copied().filter(|id| self.deleted.contains_key(&id.topic))
+    }
+
+    /// Whether every partition of the topic is placed: before, nobody may see the topic.
+    pub(crate) fn is_complete(&self, topic: &TopicRecord) -> bool {
+        self.partitions(topic.id).count() >= topic.partitions as usize
+    }
+
+    /// A partition.
+    pub(crate) fn partition(&self, id: PartitionId) -> Option<&PartitionRecord> {
+        self.partitions.get(&id).map(|at| &at.record)
+    }
+
+    /// A broker.
+    pub(crate) fn broker(&self, id: &BrokerId) -> Option<&BrokerRecord> {
+        self.brokers.get(id)
+    }
+
+    /// All brokers, by id.
+    pub(crate) fn brokers(&self) -> impl Iterator<Item = (&BrokerId, &BrokerRecord)> {
+        self.brokers.iter()
+    }
+
+    /// The partitions that a broker is to hold.
+    pub(crate) fn held_by(&self, broker: &BrokerId) -> impl Iterator<Item = PartitionId> {
+        self.held.get(broker).into_iter().flatten().copied()
+    }
+
+    /// Live brokers, each with the number of partitions that it is to hold.
+    pub(crate) fn live_load(&self) -> BTreeMap<BrokerId, usize> {
+        let live = self.brokers.iter().filter(|(_, record)| record.state == BrokerState::Live);
+        live.map(|(id, _)| (id.clone(), self.held.get(id).map_or(0, BTreeSet::len))).collect()
+    }
+
+    /// Whether the topic of this id was deleted on purpose.
+    pub(crate) fn is_deleted(&self, topic: TopicId) -> bool {
+        self.deleted.contains_key(&topic)
+    }
+
+    /// Topics deleted after revision `since`.
+    pub(crate) fn deleted_since(&self, since: Revision) -> Vec<TopicId> {
+        let first = (Revision(since.0.saturating_add(1)), TopicId(0));
+        self.deletions.range(first..).map(|&(_, topic)| topic).collect()
+    }
+
+    /// The next number of a counter, and the revision that wrote it (0: never written).
+    pub(crate) fn counter(&self, counter: Counter) -> (u64, Revision) {
+        match self.counters.get(&counter) {
+            Some(at) => (at.record.next, at.revision),
+            None => (CounterRecord::default().next, Revision(0)),
+        }
+    }
+
+    /// What this start of a broker has to lead, as far as it changed after revision `since`.
+    pub(crate) fn assignments(&self, broker: &BrokerId, incarnation: Incarnation, since: Revision) -> Vec<Assignment> {
+        let assignment = |id: PartitionId| {
+            let partition = self.partitions.get(&id)?;
+            let name = self.names.get(&id.topic)?;
+            let topic = self.topics.get(name)?;
+            let leader = partition.record.leader.as_ref()?;
+            let theirs = leader.broker == *broker && leader.incarnation == incarnation;
+            let changed = partition.revision.max(topic.revision) > since;
+            (theirs && changed).then(|| Assignment {
+                partition: id,
+                topic: name.clone(),
+                leader_epoch: partition.record.leader_epoch,
+                partition_epoch: partition.record.partition_epoch,
+                config: topic.record.config.clone(),
+            })
+        };
+        self.held_by(broker).filter_map(assignment).collect()
+    }
+
+    /// Who leads the partition now.
+    ///
+    /// # Errors
+    /// [`Offline`], naming who is awaited.
+    pub(crate) fn leader<'a>(&self, partition: &'a PartitionRecord) -> Result<&'a BrokerId, Offline> {
+        if let Some(leader) = &partition.leader
+            && let Some(broker) = self.brokers.get(&leader.broker)
+            && broker.state == BrokerState::Live
+            && broker.incarnation == leader.incarnation
+        {
+            return Ok(&leader.broker);
+        }
+        let Some(member) = partition.isr.first() else { return Err(Offline::NoReplica) };
+        let id = member.broker.clone();
+        Err(match self.brokers.get(&id) {
+            None => Offline::Down(id),
+            Some(broker) if broker.state == BrokerState::Left => Offline::Left(id),
+            Some(broker) if broker.state == BrokerState::Down => Offline::Down(id),
+            Some(broker) if broker.storage != member.storage => {
+                Offline::OtherDisk { broker: id, wanted: member.storage, found: broker.storage }
+            }
+            Some(_) => Offline::Election(id),
+        })
+    }
+}

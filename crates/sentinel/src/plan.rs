@@ -1,0 +1,100 @@
+//! What to write next.
+//!
+//! A change may be larger than one transaction, so it is a sequence of [`Step`]s. Each is computed from the catalog as
+//! it is *then*, is valid alone, and brings the catalog nearer to where no step is left. A sentinel that stops
+//! half-way leaves nothing to remember: the next one asks for the next step.
+
+use goulette_meta::{
+    Change, Entry, Guard, Key, MetaTxn,
+    keys::{Counter, CounterRecord, Operation, OperationId, OperationRecord},
+};
+use goulette_types::{Revision, Timestamp};
+
+use crate::catalog::Catalog;
+
+pub(crate) mod broker;
+pub(crate) mod cluster;
+pub(crate) mod producer;
+pub(crate) mod topic;
+
+/// Partitions that a topic may have.
+pub(crate) const PARTITIONS_MAX: u32 = 10_000;
+/// Replicas that a topic may want.
+pub(crate) const REPLICATION_FACTOR_MAX: u32 = 15;
+/// Entries of the operation log that are kept.
+const OPERATIONS_KEPT: u64 = 10_000;
+
+/// One transaction: what must hold, and what it changes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Step {
+    guard: (Counter, Revision),
+    pub(crate) changes: Vec<Change>,
+}
+
+impl Step {
+    /// The step as the store takes it.
+    pub(crate) fn txn(&self) -> MetaTxn {
+        let (counter, revision) = self.guard;
+        MetaTxn {
+            guards: vec![Guard { key: Key::Counter(counter).path(), revision }],
+            writes: self.changes.iter().map(Change::write).collect(),
+        }
+    }
+}
+
+/// Gathers a step that is recorded in the operation log.
+///
+/// Every such step raises the operation counter and is guarded by it, so of two writers with the same view only one
+/// succeeds.
+struct Draft<'a> {
+    catalog: &'a Catalog,
+    now: Timestamp,
+    request_id: Option<String>,
+    next_operation: u64,
+    changes: Vec<Change>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(catalog: &'a Catalog, now: Timestamp, request_id: Option<String>) -> Self {
+        let (next_operation, _) = catalog.counter(Counter::Operation);
+        Self { catalog, now, request_id, next_operation, changes: Vec::new() }
+    }
+
+    /// Records an operation; the changes that belong to it name its id.
+    fn record(&mut self, operation: Operation) -> OperationId {
+        let id = OperationId(self.next_operation);
+        self.next_operation += 1;
+        let record = OperationRecord { at: self.now, request_id: self.request_id.clone(), operation };
+        self.put(Entry::Operation(id, record));
+        if let Some(old) = id.0.checked_sub(OPERATIONS_KEPT).filter(|&old| old > 0) {
+            self.changes.push(Change::Delete(Key::Operation(OperationId(old))));
+        }
+        id
+    }
+
+    /// The id that the next recorded operation gets.
+    fn upcoming(&self) -> OperationId {
+        OperationId(self.next_operation)
+    }
+
+    fn put(&mut self, entry: Entry) {
+        self.changes.push(Change::Put(entry));
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.changes.push(Change::Delete(key));
+    }
+
+    /// How many more keys fit, when one more operation is still to be recorded.
+    fn room(&self) -> usize {
+        // The guard, the counter, the operation and the old one that makes way for it.
+        MetaTxn::KEYS_MAX - 4 - self.changes.len()
+    }
+
+    fn finish(mut self) -> Step {
+        let counter = Counter::Operation;
+        let (_, revision) = self.catalog.counter(counter);
+        self.put(Entry::Counter(counter, CounterRecord { next: self.next_operation }));
+        Step { guard: (counter, revision), changes: self.changes }
+    }
+}

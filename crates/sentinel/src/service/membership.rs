@@ -1,0 +1,276 @@
+//! Brokers: register, beat, leave.
+
+use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use goulette_logging::{info, warn};
+use goulette_meta::keys::BrokerState;
+use goulette_proto::{PROTOCOL_VERSION, convert, pb};
+use goulette_types::{BrokerId, ClusterId, Incarnation, LeaderEpoch, Revision, StorageId, TopicId};
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+use super::{Context, wire};
+use crate::{RequestError, membership::Event, plan::broker::Registration, probe::probe};
+
+/// How long an earlier process of the same id may take to prove that it lives.
+const PREDECESSOR_DEADLINE: Duration = Duration::from_secs(2);
+/// Bytes that an address may have.
+const ADDRESS_BYTES_MAX: usize = 300;
+/// Bytes that the name of a release may have.
+const RELEASE_BYTES_MAX: usize = 100;
+
+pub(super) async fn register(
+    context: &Context,
+    request: pb::RegisterBrokerRequest,
+) -> Result<pb::RegisterBrokerResponse, RequestError> {
+    let registration = parse(context, &request)?;
+    let (broker, incarnation) = (registration.broker.clone(), registration.incarnation);
+    refuse_second_process(context, &registration).await?;
+    let renewed = {
+        let catalog = context.state.catalog();
+        report_unknown(&catalog, &registration);
+        catalog.broker(&broker).is_none_or(|known| known.incarnation != incarnation || known.state != BrokerState::Live)
+    };
+    let deleted_topics = deleted(context, &request.held);
+    let address = registration.address.clone();
+    context.controller.register(registration).await?;
+    context.detector.tell(Event::Registered { broker: broker.clone(), incarnation }).await;
+    let catalog = context.state.catalog();
+    let assignments = catalog.assignments(&broker, incarnation, Revision(0));
+    if renewed {
+        info!("broker {broker} registered at {address} and leads {} partitions", assignments.len());
+    }
+    Ok(pb::RegisterBrokerResponse {
+        cluster_id: Bytes::copy_from_slice(&context.cluster_id.to_bytes()),
+        revision: catalog.revision().0,
+        assignments: assignments.into_iter().map(wire::assignment).collect(),
+        deleted_topics,
+        heartbeat_ms: context.options.heartbeat.as_millis() as u32,
+    })
+}
+
+fn parse(context: &Context, request: &pb::RegisterBrokerRequest) -> Result<Registration, RequestError> {
+    let broker: BrokerId = request.id.parse()?;
+    if request.protocol_version > PROTOCOL_VERSION {
+        return Err(RequestError::NewerProtocol { broker, theirs: request.protocol_version });
+    }
+    if !request.cluster_id.is_empty() {
+        let theirs = ClusterId::try_from(&request.cluster_id[..]).map_err(|error| field("cluster_id", error))?;
+        if theirs != context.cluster_id {
+            return Err(RequestError::OtherCluster { broker, theirs, ours: context.cluster_id });
+        }
+    }
+    let incarnation = Incarnation::try_from(&request.incarnation[..]).map_err(|error| field("incarnation", error))?;
+    let storage = StorageId::try_from(&request.storage_id[..]).map_err(|error| field("storage_id", error))?;
+    let dialable = request
+        .address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
+    if !dialable || request.address.len() > ADDRESS_BYTES_MAX {
+        return Err(RequestError::Invalid(format!("address {:?} is not host:port", request.address)));
+    }
+    if request.version.len() > RELEASE_BYTES_MAX {
+        return Err(RequestError::Invalid(format!("version has more than {RELEASE_BYTES_MAX} bytes")));
+    }
+    let mut epochs = HashMap::with_capacity(request.held.len());
+    for held in &request.held {
+        let partition = convert::partition_id(&held.topic_id, held.partition).map_err(RequestError::Invalid)?;
+        // An election gives the next one, which has to fit into Kafka's signed 32 bits.
+        if held.leader_epoch >= i32::MAX as u32 {
+            return Err(RequestError::Invalid(format!(
+                "leader epoch {} of {partition} is too large",
+                held.leader_epoch
+            )));
+        }
+        epochs.insert(partition, LeaderEpoch(held.leader_epoch));
+    }
+    Ok(Registration {
+        broker,
+        address: request.address.clone(),
+        incarnation,
+        storage,
+        release: request.version.clone(),
+        epochs,
+        producer_id_max: request.producer_id_max,
+    })
+}
+
+fn field(name: &str, error: impl std::fmt::Display) -> RequestError {
+    RequestError::Invalid(format!("{name}: {error}"))
+}
+
+/// Two processes under one id would write one broker's data twice: the newer one is refused while the older answers.
+async fn refuse_second_process(context: &Context, registration: &Registration) -> Result<(), RequestError> {
+    let predecessor = context.state.catalog().broker(&registration.broker).cloned();
+    if let Some(known) = predecessor
+        && known.incarnation != registration.incarnation
+        && known.state != BrokerState::Left
+        && probe(&known.address, PREDECESSOR_DEADLINE).await == Some(known.incarnation)
+    {
+        return Err(RequestError::BrokerTaken { broker: registration.broker.clone(), address: known.address });
+    }
+    Ok(())
+}
+
+/// Which of the topics that a broker holds were deleted on purpose while it was away.
+fn deleted(context: &Context, held: &[pb::Held]) -> Vec<Bytes> {
+    let catalog = context.state.catalog();
+    let mut deleted: Vec<_> = held
+        .iter()
+        .filter(|held| TopicId::try_from(&held.topic_id[..]).is_ok_and(|id| catalog.is_deleted(id)))
+        .map(|held| held.topic_id.clone())
+        .collect();
+    deleted.sort_unstable();
+    deleted.dedup();
+    deleted
+}
+
+/// Data that the metadata does not know is never deleted; somebody may want it back.
+fn report_unknown(catalog: &crate::catalog::Catalog, registration: &Registration) {
+    let unknown = registration.epochs.keys().filter(|&&id| {
+        catalog.partition(id).is_none() && !catalog.is_deleted(id.topic) && catalog.topic_name(id.topic).is_none()
+    });
+    let count = unknown.count();
+    if count > 0 {
+        warn!("broker {} holds {count} partitions that the metadata does not know: they are kept", registration.broker);
+    }
+}
+
+pub(super) async fn unregister(
+    context: &Context,
+    request: pb::UnregisterBrokerRequest,
+) -> Result<pb::UnregisterBrokerResponse, RequestError> {
+    let broker: BrokerId = request.id.parse()?;
+    let incarnation = Incarnation::try_from(&request.incarnation[..]).map_err(|error| field("incarnation", error))?;
+    context.controller.unregister(broker.clone(), incarnation).await?;
+    info!("broker {broker} has left");
+    context.detector.tell(Event::Left { broker }).await;
+    Ok(pb::UnregisterBrokerResponse {})
+}
+
+/// A broker's stream: beats come in, what it has to lead goes out whenever that changes.
+///
+/// It is driven by its connection and ends with it, so it needs no task of its own.
+pub(super) fn heartbeat(
+    context: Arc<Context>,
+    beats: Streaming<pb::HeartbeatRequest>,
+) -> impl Stream<Item = Result<pb::HeartbeatResponse, Status>> + Send {
+    let session = Session {
+        changes: context.state.changes(),
+        stopping: context.stopping.clone(),
+        number: context.streams.fetch_add(1, Ordering::Relaxed),
+        context,
+        beats,
+        broker: None,
+    };
+    stream::unfold(session, async |mut session| {
+        let answer = session.next().await?;
+        Some((answer, session))
+    })
+}
+
+struct Session {
+    context: Arc<Context>,
+    beats: Streaming<pb::HeartbeatRequest>,
+    changes: watch::Receiver<Revision>,
+    stopping: watch::Receiver<bool>,
+    number: u64,
+    /// Set by the first beat.
+    broker: Option<Peer>,
+}
+
+struct Peer {
+    id: BrokerId,
+    incarnation: Incarnation,
+    /// What it has been told, all up to this revision.
+    told: Revision,
+}
+
+impl Session {
+    /// The next thing to send; `None` ends the stream.
+    async fn next(&mut self) -> Option<Result<pb::HeartbeatResponse, Status>> {
+        loop {
+            if *self.stopping.borrow() {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                _ = self.stopping.changed() => return None,
+                beat = self.beats.message() => match beat {
+                    Ok(Some(beat)) => match self.hear(beat).await {
+                        Ok(None) => {}
+                        Ok(Some(answer)) => return Some(Ok(answer)),
+                        Err(error) => return Some(Err(error.into())),
+                    },
+                    Ok(None) | Err(_) => return None,
+                },
+                _ = self.changes.changed() => {}
+            }
+            if let Some(news) = self.news() {
+                return Some(Ok(news));
+            }
+        }
+    }
+
+    async fn hear(&mut self, beat: pb::HeartbeatRequest) -> Result<Option<pb::HeartbeatResponse>, RequestError> {
+        let id: BrokerId = beat.id.parse()?;
+        let incarnation = Incarnation::try_from(&beat.incarnation[..]).map_err(|error| field("incarnation", error))?;
+        let applied = Revision(beat.revision_applied);
+        match &mut self.broker {
+            Some(peer) if peer.id == id && peer.incarnation == incarnation => peer.told = peer.told.max(applied),
+            Some(_) => return Err(RequestError::Invalid("a stream of heartbeats is one broker's".to_owned())),
+            None => {
+                self.context.detector.tell(Event::Opened { broker: id.clone(), stream: self.number }).await;
+                self.broker = Some(Peer { id: id.clone(), incarnation, told: applied });
+            }
+        }
+        let (known, revision) = {
+            let catalog = self.context.state.catalog();
+            let known = catalog.broker(&id);
+            let current =
+                known.is_some_and(|known| known.incarnation == incarnation && known.state == BrokerState::Live);
+            (current, catalog.revision().0)
+        };
+        if !known {
+            return Ok(Some(pb::HeartbeatResponse { revision, register: true, ..Default::default() }));
+        }
+        self.context.state.note_applied(&id, incarnation, applied);
+        self.context.detector.tell(Event::Heartbeat { broker: id, incarnation }).await;
+        Ok(None)
+    }
+
+    /// What the broker has not been told yet.
+    fn news(&mut self) -> Option<pb::HeartbeatResponse> {
+        let peer = self.broker.as_mut()?;
+        let catalog = self.context.state.catalog();
+        self.changes.mark_unchanged();
+        let revision = catalog.revision();
+        if revision <= peer.told {
+            return None;
+        }
+        let assignments = catalog.assignments(&peer.id, peer.incarnation, peer.told);
+        let deleted = catalog.deleted_since(peer.told);
+        peer.told = revision;
+        if assignments.is_empty() && deleted.is_empty() {
+            return None;
+        }
+        Some(pb::HeartbeatResponse {
+            revision: revision.0,
+            assignments: assignments.into_iter().map(wire::assignment).collect(),
+            deleted_topics: deleted.into_iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect(),
+            register: false,
+        })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(peer) = &self.broker
+            && !*self.stopping.borrow()
+        {
+            self.context.detector.tell_now(Event::Broken { broker: peer.id.clone(), stream: self.number });
+        }
+    }
+}

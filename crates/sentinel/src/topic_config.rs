@@ -1,0 +1,90 @@
+//! The settings that a topic may have: a closed list, so that a misspelt one is refused and not ignored.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use crate::RequestError;
+
+/// A setting of a topic: its name and the numbers that it takes.
+struct Setting {
+    name: &'static str,
+    range: RangeInclusive<i64>,
+    /// Whether -1 means "without limit".
+    unlimited: bool,
+}
+
+/// Every setting. What each means is in `docs/configuration.md`.
+const SETTINGS: [Setting; 5] = [
+    // How long records are kept, by the broker's time of appending.
+    Setting { name: "retention_ms", range: 1_000..=i64::MAX, unlimited: true },
+    // How many bytes of a partition are kept.
+    Setting { name: "retention_bytes", range: 1..=i64::MAX, unlimited: true },
+    // When a fragment is full.
+    Setting { name: "fragment_bytes", range: 64 << 10..=2 << 30, unlimited: false },
+    // When a fragment is closed though it is not full.
+    Setting { name: "fragment_ms", range: 1_000..=i64::MAX, unlimited: false },
+    // The largest record; a batch has at most 8 MiB.
+    Setting { name: "record_bytes_max", range: 1..=8 << 20, unlimited: false },
+];
+
+/// Checks settings given by a caller.
+///
+/// # Errors
+/// [`RequestError::Invalid`], naming the first bad one and what would be good.
+pub(crate) fn check(config: &BTreeMap<String, String>) -> Result<(), RequestError> {
+    config.iter().try_for_each(|(name, value)| check_value(find(name)?, value))
+}
+
+/// Checks the names of settings to be taken back.
+///
+/// # Errors
+/// [`RequestError::Invalid`] for an unknown one.
+pub(crate) fn check_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), RequestError> {
+    names.into_iter().try_for_each(|name| find(name).map(|_| ()))
+}
+
+fn find(name: &str) -> Result<&'static Setting, RequestError> {
+    SETTINGS.iter().find(|setting| setting.name == name).ok_or_else(|| {
+        let known = SETTINGS.map(|setting| setting.name).join(", ");
+        let name: String = name.chars().take(64).collect();
+        RequestError::Invalid(format!("unknown topic setting {name:?}: known are {known}"))
+    })
+}
+
+fn check_value(setting: &Setting, value: &str) -> Result<(), RequestError> {
+    match value.parse::<i64>() {
+        Ok(number) if setting.range.contains(&number) || (setting.unlimited && number == -1) => Ok(()),
+        _ => {
+            let value: String = value.chars().take(64).collect();
+            let (low, high) = setting.range.clone().into_inner();
+            let unlimited = if setting.unlimited { ", or -1 for no limit" } else { "" };
+            Err(RequestError::Invalid(format!(
+                "topic setting {}={value:?} must be a whole number from {low} to {high}{unlimited}",
+                setting.name
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(name: &str, value: &str) -> Result<(), String> {
+        check(&[(name.to_owned(), value.to_owned())].into()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn good_settings_pass_and_bad_ones_say_what_would_be_good() {
+        assert_eq!(verdict("retention_ms", "-1"), Ok(()));
+        assert_eq!(verdict("fragment_bytes", "1048576"), Ok(()));
+        for (name, value, expected) in [
+            ("retention", "1", "known are retention_ms, retention_bytes, fragment_bytes"),
+            ("fragment_bytes", "-1", "from 65536 to"),
+            ("retention_ms", "1h", "or -1 for no limit"),
+            ("retention_ms", "", "must be a whole number"),
+        ] {
+            let text = verdict(name, value).unwrap_err();
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! A sentinel from outside: over real sockets, with brokers made from the generated code.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod discovery;
+mod harness;
