@@ -128,3 +128,36 @@ fn decoded_fields_are_slices_of_the_batch() {
     let value = batch.decode(&Limits::default()).unwrap()[0].value.clone().unwrap();
     assert!(batch.records().as_ptr_range().contains(&value.as_ptr()));
 }
+
+/// The files were written by Kafka 4.1 itself, with snappy-java, lz4-java and zstd-jni: see `WriteBatches.java`.
+#[test]
+fn batches_that_kafka_compressed_are_read() {
+    for (compression, bytes) in [
+        (Compression::Gzip, &include_bytes!("testdata/kafka-4.1-gzip.batch")[..]),
+        (Compression::Snappy, include_bytes!("testdata/kafka-4.1-snappy.batch")),
+        (Compression::Lz4, include_bytes!("testdata/kafka-4.1-lz4.batch")),
+        (Compression::Zstd, include_bytes!("testdata/kafka-4.1-zstd.batch")),
+    ] {
+        let batch = Batch::from_bytes(Bytes::from_static(bytes), &Limits::default()).unwrap();
+        assert_eq!(batch.compression(), compression);
+        assert_eq!(batch.to_bytes(), bytes);
+        assert_eq!((batch.base_offset(), batch.leader_epoch()), (Offset(1000), Some(LeaderEpoch(9))));
+        let producer = batch.producer().unwrap();
+        assert_eq!((producer.id, producer.epoch), (ProducerId(77), ProducerEpoch(3)));
+        assert_eq!((producer.base_sequence, producer.last_sequence), (12, 311));
+
+        let records = batch.decode(&Limits::default()).unwrap();
+        assert_eq!(records.len(), 300);
+        for (n, record) in records.into_iter().enumerate() {
+            let bare = n % 10 == 0;
+            let expected = Record {
+                offset: Offset(1000 + n as u64),
+                timestamp: Timestamp(5 * n as i64),
+                key: (!bare).then(|| format!("key-{n}").into()),
+                value: (!bare).then(|| format!("value {n} ").repeat(100).into()),
+                headers: vec![RecordHeader { key: "h".into(), value: Some(vec![n as u8].into()) }],
+            };
+            assert_eq!(record, expected, "{compression}");
+        }
+    }
+}
