@@ -1,1 +1,58 @@
-//! placeholder
+//! The storage engine: a directory in, offsets out. Partitions are kept as fragments over one shared WAL.
+//!
+//! An append is durable, and answered, when the WAL has it; the batch then stands in memory, where most readers find it,
+//! and is carried into its fragment later, in large writes. A checkpoint makes the fragments durable and lets the WAL go.
+//! After a crash the checkpoint and the WAL behind it tell everything; what else lies on the disk counts for nothing.
+//!
+//! Knows nothing of replication, of topics' settings, of the wire. Synchronous: the WAL has a thread, the flusher and the
+//! checkpointer have one each, and callers bring their own. What comes back from a call holds no lock, and closures are
+//! called without one.
+//!
+//! Start with [`Log`] and [`Partition`], then follow a batch: `append` gives it its place, `applier` makes it readable
+//! when it is durable, `flusher` writes it to its `fragment`, `checkpointer` makes that stick, `recovery` does it all
+//! again from what is left. Formats: `docs/formats/`.
+
+use std::sync::{Mutex, MutexGuard};
+
+mod log;
+mod options;
+
+mod append;
+mod applier;
+mod engine;
+mod flusher;
+mod partition;
+mod producers;
+mod read;
+mod tail_cache;
+
+mod checkpointer;
+mod recovery;
+mod trigger;
+
+mod checkpoint;
+mod codec;
+mod entry;
+mod epochs;
+mod error;
+mod fragment;
+mod identity;
+mod index;
+
+pub use append::{AppendDone, Appended};
+pub use applier::PositionDone;
+pub use engine::PoisonListener;
+pub use epochs::EpochStart;
+pub use error::{AppendError, ChangeError, OpenError, Poisoned, ReadError};
+pub use goulette_wal::{SyncPolicy, WalOptions, WalStats};
+pub use identity::{Identity, OtherCluster};
+pub use log::{JoinError, Log, LogStats};
+pub use options::LogOptions;
+pub use partition::{EndListener, Partition};
+pub use producers::REMEMBERED_BATCHES;
+pub use recovery::RecoveryReport;
+
+/// Takes a lock. Nobody panics while holding one: release builds abort, and in tests the panic is the story.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics while holding a lock")
+}

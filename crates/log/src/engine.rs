@@ -1,0 +1,256 @@
+//! What all partitions of a log share: the WAL, the budgets, the queues of the background threads, and the one way to
+//! stop for good.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use goulette_env::{Disk, Env, OpenMode};
+use goulette_types::{PartitionId, Timestamp, TopicId, TopicName};
+use goulette_wal::{AppendError as WalRefusal, Entry, SyncPolicy, Wal, WalPosition};
+
+use crate::{
+    applier::Tag, checkpoint::DeletedTopic, error::Poisoned, flusher::FlushQueue, lock, options::LogOptions,
+    partition::Partition, tail_cache::TailCache, trigger::Trigger,
+};
+
+/// Called once, when the engine is poisoned, with the reason.
+pub type PoisonListener = Box<dyn Fn(&str) + Send + Sync>;
+
+pub(crate) struct Engine {
+    pub(crate) env: Env,
+    pub(crate) options: LogOptions,
+    pub(crate) dir: PathBuf,
+    pub(crate) tail_cache: TailCache,
+    pub(crate) flush_queue: FlushQueue,
+    pub(crate) checkpoint_trigger: Trigger,
+    /// Held while a checkpoint is taken: there is one at a time.
+    pub(crate) checkpointing: Mutex<()>,
+    /// Topics that are gone, but whose files a checkpoint has yet to remove.
+    pub(crate) deleted: Mutex<Vec<DeletedTopic>>,
+    /// None before the log is recovered and after it is closed.
+    wal: RwLock<Option<Wal<Tag>>>,
+    partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
+    /// Bytes of batches that were accepted and are not in their fragment yet.
+    unflushed: AtomicUsize,
+    /// Where the WAL ended when its entries were last applied to the partitions.
+    applied: Mutex<Option<WalPosition>>,
+    /// Bytes in the WAL that a recovery would replay.
+    replay_bytes: AtomicU64,
+    poisoned: OnceLock<Arc<str>>,
+    poison_listeners: Mutex<Vec<PoisonListener>>,
+}
+
+impl Engine {
+    pub(crate) fn new(env: Env, dir: &Path, options: LogOptions) -> Self {
+        Self {
+            tail_cache: TailCache::new(options.tail_cache_bytes),
+            flush_queue: FlushQueue::default(),
+            checkpoint_trigger: Trigger::default(),
+            checkpointing: Mutex::default(),
+            deleted: Mutex::default(),
+            wal: RwLock::new(None),
+            partitions: RwLock::default(),
+            unflushed: AtomicUsize::new(0),
+            applied: Mutex::default(),
+            replay_bytes: AtomicU64::new(0),
+            poisoned: OnceLock::new(),
+            poison_listeners: Mutex::default(),
+            dir: dir.to_owned(),
+            env,
+            options,
+        }
+    }
+
+    // Folders.
+
+    pub(crate) fn topics_dir(&self) -> PathBuf {
+        self.dir.join("topics")
+    }
+
+    pub(crate) fn topic_dir(&self, id: TopicId, name: &TopicName) -> PathBuf {
+        self.topics_dir().join(format!("{name}.{id}"))
+    }
+
+    pub(crate) fn wal_dir(&self) -> PathBuf {
+        self.dir.join("wal")
+    }
+
+    pub(crate) fn wall(&self) -> Timestamp {
+        Timestamp(self.env.clock.wall_ms())
+    }
+
+    /// What a checkpoint notes about acknowledgements that do not wait for a sync: the machine's boot, if there are any.
+    pub(crate) fn relaxed(&self) -> Option<String> {
+        (self.options.wal.sync != SyncPolicy::Always).then(|| boot_id(&*self.env.disk))
+    }
+
+    // Partitions.
+
+    pub(crate) fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.partitions.read().expect(LOCKS).get(&id).cloned()
+    }
+
+    pub(crate) fn partitions(&self) -> Vec<Arc<Partition>> {
+        let mut all: Vec<_> = self.partitions.read().expect(LOCKS).values().cloned().collect();
+        all.sort_unstable_by_key(|partition| partition.id());
+        all
+    }
+
+    /// Adds a partition unless it is there.
+    pub(crate) fn add(&self, partition: Arc<Partition>) {
+        self.partitions.write().expect(LOCKS).entry(partition.id()).or_insert(partition);
+    }
+
+    /// Takes a topic's partitions out and notes that its files may go. Returns the partitions, marked as deleted.
+    pub(crate) fn remove_topic(&self, topic: DeletedTopic) -> Vec<Arc<Partition>> {
+        let mut removed = Vec::new();
+        self.partitions.write().expect(LOCKS).retain(|id, partition| {
+            let keep = id.topic != topic.id;
+            if !keep {
+                removed.push(partition.clone());
+            }
+            keep
+        });
+        for partition in &removed {
+            partition.mark_deleted();
+        }
+        let mut deleted = lock(&self.deleted);
+        if !deleted.iter().any(|known| known.id == topic.id) {
+            deleted.push(topic);
+        }
+        removed
+    }
+
+    // The WAL.
+
+    pub(crate) fn set_wal(&self, wal: Option<Wal<Tag>>) -> Option<Wal<Tag>> {
+        std::mem::replace(&mut self.wal.write().expect(LOCKS), wal)
+    }
+
+    /// Hands an entry to the WAL. Never blocks on the disk.
+    #[allow(clippy::result_large_err, reason = "the entry comes back without an allocation, as from the WAL")]
+    pub(crate) fn append_to_wal(&self, entry: Entry<Tag>) -> Result<(), WalRefusal<Entry<Tag>>> {
+        match &*self.wal.read().expect(LOCKS) {
+            Some(wal) => wal.append(entry),
+            None => Err(WalRefusal::Closed(entry)),
+        }
+    }
+
+    pub(crate) fn with_wal<R>(&self, act: impl FnOnce(&Wal<Tag>) -> R) -> Option<R> {
+        self.wal.read().expect(LOCKS).as_ref().map(act)
+    }
+
+    pub(crate) fn applied(&self) -> Option<WalPosition> {
+        *lock(&self.applied)
+    }
+
+    /// All entries before `position` are part of the partitions' state now; the last ones had so many bytes.
+    pub(crate) fn set_applied(&self, position: WalPosition, bytes: u64) {
+        *lock(&self.applied) = Some(position);
+        let replay_bytes = self.replay_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if replay_bytes >= self.options.checkpoint_bytes {
+            self.checkpoint_trigger.pull();
+        }
+    }
+
+    pub(crate) fn replay_bytes(&self) -> u64 {
+        self.replay_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A checkpoint has made so many bytes needless.
+    pub(crate) fn spare_replay(&self, bytes: u64) {
+        self.replay_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    // The budget between append and fragment.
+
+    /// Takes room for a batch; false if the flusher or the checkpoint must catch up first. A batch alone always fits.
+    pub(crate) fn reserve(&self, bytes: usize) -> bool {
+        let before = self.unflushed.fetch_add(bytes, Ordering::Relaxed);
+        let memory = before == 0 || before + bytes <= self.options.unflushed_bytes_max;
+        let wal = self.replay_bytes() < self.options.wal_bytes_max;
+        if !memory || !wal {
+            self.unflushed.fetch_sub(bytes, Ordering::Relaxed);
+            self.flush_queue.hurry();
+        }
+        memory && wal
+    }
+
+    /// As [`reserve`](Self::reserve), for what cannot be refused.
+    pub(crate) fn charge(&self, bytes: usize) {
+        self.unflushed.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.unflushed.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unflushed(&self) -> usize {
+        self.unflushed.load(Ordering::Relaxed)
+    }
+
+    // The end of it all.
+
+    /// Stops the engine for good: something failed of which nobody knows what it left behind. No checkpoint is taken
+    /// and nothing is recycled from now on; only a new start may read what was stored.
+    pub(crate) fn poison(&self, reason: impl Into<Arc<str>>) {
+        let reason = reason.into();
+        if self.poisoned.set(reason.clone()).is_err() {
+            return;
+        }
+        if let Some(wal) = &*self.wal.read().expect(LOCKS) {
+            wal.poison(&reason);
+        }
+        for partition in self.partitions() {
+            partition.fail_waiters(&reason);
+        }
+        self.checkpoint_trigger.pull();
+        self.flush_queue.hurry();
+        for listener in &*lock(&self.poison_listeners) {
+            listener(&reason);
+        }
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<Arc<str>> {
+        self.poisoned.get().cloned()
+    }
+
+    pub(crate) fn check_poison(&self) -> Result<(), Poisoned> {
+        match self.poisoned.get() {
+            Some(reason) => Err(Poisoned { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn on_poison(&self, listener: PoisonListener) {
+        let mut listeners = lock(&self.poison_listeners);
+        match self.poisoned.get() {
+            Some(reason) => listener(reason),
+            None => listeners.push(listener),
+        }
+    }
+
+    /// Breaks the circle of a closed log, so that its memory is given back.
+    pub(crate) fn forget_partitions(&self) {
+        self.partitions.write().expect(LOCKS).clear();
+    }
+}
+
+const LOCKS: &str = "nobody panics while holding a lock";
+
+/// Names the time since the machine was started: as long as it stays the same, the page cache has lost nothing. Empty
+/// where the system does not tell.
+pub(crate) fn boot_id(disk: &dyn Disk) -> String {
+    let mut bytes = [0; 64];
+    let read = disk
+        .open(Path::new("/proc/sys/kernel/random/boot_id"), OpenMode::Read)
+        .and_then(|file| file.read_at(&mut bytes, 0))
+        .unwrap_or(0);
+    String::from_utf8_lossy(&bytes[..read]).trim().to_owned()
+}

@@ -1,0 +1,226 @@
+//! Carries durable batches from memory into their fragments, many at once.
+//!
+//! The WAL has made them durable already, so nothing waits for this but memory. One thread does it in the background;
+//! a checkpoint, a test or the closing do the same by calling [`Partition::flush`].
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use goulette_types::{Offset, Timestamp};
+
+use crate::{
+    checkpoint::FragmentState,
+    engine::Engine,
+    error::Poisoned,
+    fragment::{Fragment, Stored},
+    lock,
+    partition::{Kept, Partition, State},
+};
+
+/// Bytes written by one call; more only if a batch alone has more.
+const RUN_BYTES: usize = 4 << 20;
+/// Batches written by one call: twice as many pieces stay below what one system call takes.
+const RUN_BATCHES: usize = 512;
+
+/// How soon a partition is to be flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Urgency {
+    /// When it has waited for a while.
+    Aging,
+    /// It has gathered enough.
+    Ready,
+}
+
+/// The partitions that have something to flush.
+#[derive(Default)]
+pub(crate) struct FlushQueue {
+    lists: Mutex<Lists>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lists {
+    ready: VecDeque<Arc<Partition>>,
+    /// With the time at which each was put here; oldest first.
+    aging: VecDeque<(Duration, Arc<Partition>)>,
+    hurry: bool,
+    stopped: bool,
+}
+
+impl FlushQueue {
+    pub(crate) fn push(&self, partition: Arc<Partition>, urgency: Urgency, now: Duration) {
+        match urgency {
+            Urgency::Ready => self.push_ready(partition),
+            Urgency::Aging => {
+                let mut lists = lock(&self.lists);
+                lists.aging.push_back((now, partition));
+                let first = lists.aging.len() == 1;
+                drop(lists);
+                if first {
+                    self.changed.notify_one();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn push_ready(&self, partition: Arc<Partition>) {
+        lock(&self.lists).ready.push_back(partition);
+        self.changed.notify_one();
+    }
+
+    /// Somebody waits for memory: what ages is as good as ready.
+    pub(crate) fn hurry(&self) {
+        lock(&self.lists).hurry = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        lock(&self.lists).stopped = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for a partition to flush; none once stopped.
+    fn next(&self, engine: &Engine) -> Option<Arc<Partition>> {
+        let age = engine.options.flush_age;
+        let mut lists = lock(&self.lists);
+        loop {
+            if lists.stopped {
+                return None;
+            }
+            if let Some(partition) = lists.ready.pop_front() {
+                return Some(partition);
+            }
+            let now = engine.env.clock.now();
+            let due = lists.aging.front().map(|(since, _)| (*since + age).saturating_sub(now));
+            let wait = match due {
+                Some(due) if due.is_zero() || lists.hurry => {
+                    return lists.aging.pop_front().map(|(_, partition)| partition);
+                }
+                Some(due) => due,
+                None => {
+                    lists.hurry = false;
+                    IDLE
+                }
+            };
+            lists = self.changed.wait_timeout(lists, wait).expect("nobody panics while holding a lock").0;
+        }
+    }
+}
+
+/// Every wait has a deadline, even where nothing is to come.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The flusher's thread: goes on until the queue is stopped or something fails.
+pub(crate) fn run(engine: &Engine) {
+    while let Some(partition) = engine.flush_queue.next(engine) {
+        if let Err(Poisoned { reason }) = partition.flush() {
+            engine.poison(reason);
+            return;
+        }
+    }
+}
+
+impl Partition {
+    /// Writes all durable batches that are not in their fragment yet. They are not synced.
+    ///
+    /// An error means that the engine must be poisoned.
+    pub(crate) fn flush(self: &Arc<Self>) -> Result<(), Poisoned> {
+        let _one_at_a_time = lock(&self.flushing);
+        loop {
+            self.engine().check_poison()?;
+            let run = {
+                let mut state = lock(self.state());
+                state.queued = None;
+                if state.deleted {
+                    let bytes = state.drop_all();
+                    self.engine().give_back(bytes);
+                    return Ok(());
+                }
+                state.next_run()
+            };
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
+            let fragment = self.fragment_for(first)?;
+            fragment
+                .append(&*self.engine().env.disk, &run)
+                .map_err(|error| Poisoned::io("write", fragment.path(), &error))?;
+            let bytes = run.iter().map(|stored| stored.batch.encoded_bytes()).sum();
+            let next = last.batch.next_offset();
+            lock(self.state()).note_flushed(&run, fragment, next, bytes);
+            self.engine().give_back(bytes);
+            self.engine().tail_cache.admit(self, next, bytes);
+        }
+    }
+
+    /// The fragment that holds the batch: the last one, or a new one, for which the last one is sealed.
+    fn fragment_for(&self, first: &Stored) -> Result<Arc<Fragment>, Poisoned> {
+        let last = lock(self.state()).fragments.last().cloned();
+        if let Some(last) = last {
+            if last.state.number == first.fragment {
+                return Ok(last.fragment);
+            }
+            if !last.state.sealed {
+                last.fragment
+                    .seal(&*self.engine().env.disk)
+                    .map_err(|error| Poisoned::io("seal", last.fragment.path(), &error))?;
+                let mut state = lock(self.state());
+                state.fragments.last_mut().expect("it was there and stays").state.sealed = true;
+            }
+        }
+        Ok(Arc::new(Fragment::new(self.dir(), first.fragment, first.batch.base_offset())))
+    }
+}
+
+impl State {
+    /// The next batches to write: consecutive ones of one fragment.
+    fn next_run(&self) -> Vec<Stored> {
+        let from = self.tail.partition_point(|stored| stored.batch.base_offset() < self.flushed);
+        let mut bytes = 0;
+        let mut fragment = None;
+        self.tail
+            .range(from..)
+            .take(RUN_BATCHES)
+            .take_while(|stored| {
+                bytes += stored.batch.encoded_bytes();
+                let first = fragment.is_none();
+                *fragment.get_or_insert(stored.fragment) == stored.fragment && (first || bytes <= RUN_BYTES)
+            })
+            .cloned()
+            .collect()
+    }
+
+    fn note_flushed(&mut self, run: &[Stored], fragment: Arc<Fragment>, next: Offset, bytes: usize) {
+        if self.fragments.last().is_none_or(|last| last.state.number != fragment.number()) {
+            let first_append = run[0].appended;
+            let state = FragmentState {
+                number: fragment.number(),
+                base: fragment.base(),
+                length: 0,
+                sealed: false,
+                first_append,
+                last_append: first_append,
+                max_timestamp: Timestamp(i64::MIN),
+            };
+            self.fragments.push(Kept { state, fragment });
+            // Its own name, and those of the index files of the one before.
+            self.names_unsynced = true;
+        }
+        let kept = self.fragments.last_mut().expect("it was pushed if it was not there");
+        kept.state.length += bytes as u32;
+        for stored in run {
+            kept.state.last_append = kept.state.last_append.max(stored.appended);
+            kept.state.max_timestamp = kept.state.max_timestamp.max(stored.batch.max_timestamp());
+        }
+        self.flushed = next;
+        self.unflushed_bytes -= bytes;
+    }
+
+    /// Gives up everything in memory. Returns the bytes that were not in a fragment.
+    fn drop_all(&mut self) -> usize {
+        self.tail.clear();
+        self.flushed = self.end;
+        std::mem::take(&mut self.unflushed_bytes)
+    }
+}

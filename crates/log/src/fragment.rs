@@ -1,0 +1,306 @@
+//! One file of a partition's log: batches one behind the other, nothing else.
+//!
+//! A fragment knows its bytes and its index; which offsets count is the partition's knowledge. Layout:
+//! `docs/formats/fragment.md`.
+
+use std::{
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use goulette_env::{Disk, DiskFile, OpenMode};
+use goulette_records::{Batch, HEADER_BYTES, Header};
+use goulette_types::{Offset, Timestamp};
+
+use crate::{
+    index::{Described, Index},
+    lock,
+};
+
+/// Bytes written before the kernel is asked to begin writing them out, so that the checkpoint's sync finds little left.
+const WRITEBACK_BYTES: u32 = 4 << 20;
+/// Bytes read at once while headers are scanned.
+const SCAN_BYTES: usize = 256 << 10;
+
+/// A batch and its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) batch: Batch,
+    /// The fragment's number.
+    pub(crate) fragment: u32,
+    /// The byte in the fragment.
+    pub(crate) position: u32,
+    /// When it was appended.
+    pub(crate) appended: Timestamp,
+}
+
+/// One fragment's file and index. Safe to use from several threads, but only one may append.
+pub(crate) struct Fragment {
+    number: u32,
+    base: Offset,
+    path: PathBuf,
+    file: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// Valid bytes that have been written.
+    written: AtomicU32,
+    /// Of those, how many a successful sync covers.
+    synced: AtomicU32,
+    /// Of those, how many the kernel was asked to write out.
+    pushed: AtomicU32,
+    /// None until somebody needs it, if the fragment was not begun in this life.
+    index: Mutex<Option<Index>>,
+    /// Index files that are written but not synced; they stay open until then.
+    index_files: Mutex<Vec<Arc<dyn DiskFile>>>,
+    sealed: AtomicBool,
+}
+
+/// A batch's header as found by a scan.
+pub(crate) struct Found {
+    pub(crate) position: u32,
+    pub(crate) header: Header,
+}
+
+impl Fragment {
+    /// A new fragment; its file is made by the first append.
+    pub(crate) fn new(dir: &Path, number: u32, base: Offset) -> Self {
+        let fragment = Self::existing(dir, number, base, 0, false);
+        *lock(&fragment.index) = Some(Index::new(number, base));
+        fragment
+    }
+
+    /// A fragment with this many valid and durable bytes.
+    pub(crate) fn existing(dir: &Path, number: u32, base: Offset, length: u32, sealed: bool) -> Self {
+        Self {
+            number,
+            base,
+            path: dir.join(file_name(number, base)),
+            file: Mutex::new(None),
+            written: AtomicU32::new(length),
+            synced: AtomicU32::new(length),
+            pushed: AtomicU32::new(length),
+            index: Mutex::new(None),
+            index_files: Mutex::new(Vec::new()),
+            sealed: AtomicBool::new(sealed),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn base(&self) -> Offset {
+        self.base
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file. Until the fragment is sealed it is opened for writing, whoever needs it first.
+    fn file(&self, disk: &dyn Disk, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let mut slot = lock(&self.file);
+        if let Some(file) = &*slot {
+            return Ok(file.clone());
+        }
+        let file: Arc<dyn DiskFile> = disk.open(&self.path, mode)?.into();
+        *slot = Some(file.clone());
+        Ok(file)
+    }
+
+    /// Writes batches behind the valid bytes; they follow each other. Durable only after [`sync`](Self::sync).
+    pub(crate) fn append(&self, disk: &dyn Disk, run: &[Stored]) -> io::Result<()> {
+        let Some(first) = run.first() else { return Ok(()) };
+        let start = self.written.load(Ordering::Acquire);
+        assert_eq!(first.position, start, "batches are written in order and without a gap");
+        let file = self.file(disk, OpenMode::CreateOrOpen)?;
+        let headers: Vec<_> = run.iter().map(|stored| stored.batch.header_bytes()).collect();
+        let mut slices = Vec::with_capacity(2 * run.len());
+        for (stored, header) in run.iter().zip(&headers) {
+            slices.push(IoSlice::new(header));
+            slices.push(IoSlice::new(stored.batch.records()));
+        }
+        file.write_at(&slices, start.into())?;
+        let bytes: u32 = run.iter().map(|stored| stored.batch.encoded_bytes() as u32).sum();
+        let mut index = lock(&self.index);
+        if let Some(index) = &mut *index {
+            for (stored, header) in run.iter().zip(&headers) {
+                index.note(stored.batch.header(), header);
+            }
+        }
+        self.written.store(start + bytes, Ordering::Release);
+        drop(index);
+        let pushed = self.pushed.load(Ordering::Relaxed);
+        if start + bytes - pushed >= WRITEBACK_BYTES {
+            file.start_writeback(pushed.into(), (start + bytes - pushed).into())?;
+            self.pushed.store(start + bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Ends the fragment: cuts it to its valid bytes and writes its index files. Durable only after [`sync`](Self::sync).
+    pub(crate) fn seal(&self, disk: &dyn Disk) -> io::Result<()> {
+        self.cut(disk)?;
+        let (offsets, times) = self
+            .with_index(disk, |index| (index.encode_offsets(), index.encode_times()))
+            .map_err(|error| error.error)?;
+        for (extension, bytes) in [("index", offsets), ("timeindex", times)] {
+            let file: Arc<dyn DiskFile> =
+                disk.open(&self.path.with_extension(extension), OpenMode::CreateOrOpen)?.into();
+            file.set_len(0)?;
+            file.write_all_at(&bytes, 0)?;
+            lock(&self.index_files).push(file);
+        }
+        self.sealed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Cuts what a former life left behind the valid bytes.
+    pub(crate) fn cut(&self, disk: &dyn Disk) -> io::Result<()> {
+        let file = self.file(disk, OpenMode::CreateOrOpen)?;
+        let written = u64::from(self.written.load(Ordering::Acquire));
+        if file.len()? > written {
+            file.set_len(written)?;
+            self.synced.store(0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Makes all that was written when the call began durable. Must not be called again after it failed.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let written = self.written.load(Ordering::Acquire);
+        if written != self.synced.load(Ordering::Acquire) {
+            let file = lock(&self.file).clone().expect("a file with unsynced bytes is open");
+            file.sync_data()?;
+            self.synced.store(written, Ordering::Release);
+        }
+        let index_files = lock(&self.index_files).clone();
+        for file in &index_files {
+            file.sync_data()?;
+        }
+        lock(&self.index_files).drain(..index_files.len());
+        Ok(())
+    }
+
+    /// Lets go of descriptor and index of a fragment that is sealed, or idle, and durable. The caller sees to it that
+    /// nobody appends meanwhile.
+    pub(crate) fn release(&self) {
+        let durable = self.written.load(Ordering::Acquire) == self.synced.load(Ordering::Acquire);
+        if durable {
+            *lock(&self.file) = None;
+            if self.sealed.load(Ordering::Acquire) {
+                *lock(&self.index) = None;
+            }
+        }
+    }
+
+    /// Reads up to `bytes` from `position`, fewer only at the end of the valid bytes.
+    pub(crate) fn read(&self, disk: &dyn Disk, position: u32, bytes: usize) -> io::Result<Bytes> {
+        let valid = self.written.load(Ordering::Acquire);
+        let bytes = bytes.min(valid.saturating_sub(position) as usize);
+        let mut buffer = vec![0; bytes];
+        let mode = if self.sealed.load(Ordering::Acquire) { OpenMode::Read } else { OpenMode::Write };
+        self.file(disk, mode)?.read_exact_at(&mut buffer, position.into())?;
+        Ok(buffer.into())
+    }
+
+    /// Looks something up in the index, which is loaded or built first if need be.
+    pub(crate) fn with_index<T>(&self, disk: &dyn Disk, look_up: impl FnOnce(&Index) -> T) -> Result<T, ScanError> {
+        let mut slot = lock(&self.index);
+        let index = match &mut *slot {
+            Some(index) => index,
+            None => slot.insert(self.load_index(disk)?),
+        };
+        Ok(look_up(index))
+    }
+
+    fn load_index(&self, disk: &dyn Disk) -> Result<Index, ScanError> {
+        let length = self.written.load(Ordering::Acquire);
+        if self.sealed.load(Ordering::Acquire) {
+            let describes = Described { number: self.number, base: self.base, length };
+            let read = |extension| read_file(disk, &self.path.with_extension(extension));
+            if let (Ok(offsets), Ok(times)) = (read("index"), read("timeindex"))
+                && let Some(index) = Index::decode(&offsets, &times, describes)
+            {
+                return Ok(index);
+            }
+        }
+        let mut index = Index::new(self.number, self.base);
+        self.scan(disk, 0, |found| {
+            index.note(&found.header, &found.header.to_bytes());
+            true
+        })?;
+        Ok(index)
+    }
+
+    /// Visits the batches' headers from `position`, where one begins, while `visit` says so. Checks no more than that
+    /// each is a header which continues the one before it.
+    pub(crate) fn scan(
+        &self,
+        disk: &dyn Disk,
+        mut position: u32,
+        mut visit: impl FnMut(Found) -> bool,
+    ) -> Result<(), ScanError> {
+        let end = self.written.load(Ordering::Acquire);
+        let mut window = Bytes::new();
+        let mut window_start = position;
+        let mut expected = (position == 0).then_some(self.base);
+        while position < end {
+            let within = (position - window_start) as usize;
+            let Some(bytes) = window.get(within..).and_then(|rest| rest.first_chunk::<HEADER_BYTES>()) else {
+                let left = (end - position) as usize;
+                if left < HEADER_BYTES {
+                    return Err(ScanError::rubbish(position, "the bytes end within a header"));
+                }
+                window = self.read(disk, position, SCAN_BYTES).map_err(|error| ScanError { position, error })?;
+                window_start = position;
+                continue;
+            };
+            let header = Header::parse(bytes).map_err(|error| ScanError::rubbish(position, error))?;
+            if expected.is_some_and(|expected| header.base_offset != expected) || header.base_offset < self.base {
+                return Err(ScanError::rubbish(position, format!("offset {} is out of order", header.base_offset)));
+            }
+            let next = u64::from(position) + header.encoded_bytes() as u64;
+            if next > u64::from(end) {
+                return Err(ScanError::rubbish(position, "the batch reaches past the valid bytes"));
+            }
+            expected = Some(header.next_offset());
+            if !visit(Found { position, header }) {
+                return Ok(());
+            }
+            position = next as u32;
+        }
+        Ok(())
+    }
+}
+
+/// A scan came upon bytes that it cannot read, or that are no batch.
+#[derive(Debug)]
+pub(crate) struct ScanError {
+    pub(crate) position: u32,
+    /// Of kind [`io::ErrorKind::InvalidData`] if the bytes were read, but are rubbish.
+    pub(crate) error: io::Error,
+}
+
+impl ScanError {
+    fn rubbish(position: u32, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { position, error: io::Error::new(io::ErrorKind::InvalidData, reason) }
+    }
+}
+
+/// The name of a fragment's file.
+pub(crate) fn file_name(number: u32, base: Offset) -> String {
+    format!("{:020}.{number}.log", base.0)
+}
+
+/// Reads a whole file.
+pub(crate) fn read_file(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    let file = disk.open(path, OpenMode::Read)?;
+    let length = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}

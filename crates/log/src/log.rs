@@ -1,0 +1,363 @@
+//! The handle: a directory in, partitions out.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use goulette_env::{DiskLock, Env};
+use goulette_types::{ClusterId, Offset, PartitionId, StorageId, TopicId, TopicName};
+use goulette_wal::{AppendError as WalRefusal, Entry, Payload, Wal};
+
+use crate::{
+    applier::{Applier, ChangeDone, Tag},
+    checkpoint::DeletedTopic,
+    checkpointer,
+    engine::{Engine, PoisonListener},
+    entry::{Head, Kind},
+    error::{ChangeError, OpenError, Poisoned},
+    flusher,
+    identity::{self, Identity, OtherCluster},
+    lock,
+    options::LogOptions,
+    partition::Partition,
+    recovery::{self, RecoveryReport},
+};
+
+/// How long a change waits for the WAL.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The partitions of one data directory. Share it in an `Arc`; all calls may come from any thread.
+///
+/// Dropping it without [`close`](Self::close) is safe, as any end is: the next opening replays the WAL.
+pub struct Log {
+    engine: Arc<Engine>,
+    identity: Mutex<Option<Identity>>,
+    lock: Mutex<Option<Box<dyn DiskLock>>>,
+    stopping: Arc<AtomicBool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Facts for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Partitions held.
+    pub partitions: usize,
+    /// Bytes of batches that were accepted and are not in their fragment yet.
+    pub unflushed_bytes: usize,
+    /// Bytes of batches that are kept in memory though they are in their fragment.
+    pub tail_cache_bytes: usize,
+    /// WAL bytes that a recovery would replay now.
+    pub replay_bytes: u64,
+    /// The WAL's own facts.
+    pub wal: goulette_wal::WalStats,
+}
+
+impl Log {
+    /// Opens a data directory, and makes it if it is not there. Afterwards every append that was ever acknowledged can
+    /// be read, unless the report says what may be lost; the directory has a new storage id then.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. The directory can be opened again once the cause is gone.
+    pub fn open(env: Env, dir: &Path, options: LogOptions) -> Result<(Log, RecoveryReport), OpenError> {
+        let mistakes: Vec<_> = options.wal.mistakes().into_iter().chain(options.mistakes()).collect();
+        if !mistakes.is_empty() {
+            return Err(OpenError::Options { mistakes });
+        }
+        let lock = identity::lock_dir(&env, dir)?;
+        let identity = Identity::read(&env, dir)?;
+        let log = Log {
+            engine: Arc::new(Engine::new(env, dir, options)),
+            identity: Mutex::new(identity),
+            lock: Mutex::new(Some(lock)),
+            stopping: Arc::default(),
+            threads: Mutex::default(),
+        };
+        let report = log.start()?;
+        Ok((log, report))
+    }
+
+    fn start(&self) -> Result<RecoveryReport, OpenError> {
+        let engine = &self.engine;
+        let (mut recovery, mut report) = recovery::recover(engine)?;
+        let aside = recovery::set_aside_unknown(engine);
+        let topics = engine.topics_dir();
+        report.set_aside.extend(aside.map_err(|source| OpenError::Io { doing: "tidy", path: topics, source })?);
+        let stopped = |Poisoned { reason }: Poisoned| OpenError::Io {
+            doing: "write a checkpoint in",
+            path: engine.dir.clone(),
+            source: std::io::Error::other(reason.to_string()),
+        };
+        if report.lost.is_some() {
+            // In this order: once the checkpoint is written the loss is not found again.
+            self.renew_storage_id()?;
+            checkpointer::take(engine, false).map_err(stopped)?;
+            recovery.accept_loss();
+        } else if engine.relaxed().is_some() {
+            checkpointer::take(engine, false).map_err(stopped)?;
+        }
+        let wal = Wal::open(recovery, Box::new(Applier::new(engine.clone())));
+        let wal = wal.map_err(|source| OpenError::WalOpen { dir: engine.wal_dir(), source })?;
+        engine.set_applied(wal.end(), 0);
+        engine.set_wal(Some(wal));
+        if engine.options.background {
+            let (flush, checkpoint, stopping) = (engine.clone(), engine.clone(), self.stopping.clone());
+            self.spawn("log-flush", move || flusher::run(&flush))?;
+            self.spawn("log-checkpoint", move || {
+                checkpointer::run(&checkpoint, &|| stopping.load(Ordering::Acquire));
+            })?;
+        }
+        Ok(report)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run).map_err(|source| OpenError::Io {
+            doing: "start a thread for",
+            path: self.engine.dir.clone(),
+            source,
+        })?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    fn renew_storage_id(&self) -> Result<(), OpenError> {
+        let engine = &self.engine;
+        if let Some(identity) = &mut *lock(&self.identity) {
+            identity.storage = StorageId(engine.env.random.next_id());
+            identity.write(&engine.env, &engine.dir)?;
+        }
+        Ok(())
+    }
+
+    /// Whose directory it is; none if [`Identity::open`] never made `broker.json`.
+    pub fn identity(&self) -> Option<Identity> {
+        lock(&self.identity).clone()
+    }
+
+    /// Stores the cluster that the broker belongs to, durably; it never changes.
+    ///
+    /// # Errors
+    /// [`JoinError::OtherCluster`] if another one is stored.
+    pub fn join_cluster(&self, given: ClusterId) -> Result<(), JoinError> {
+        let mut slot = lock(&self.identity);
+        let Some(identity) = &mut *slot else { return Err(JoinError::NoIdentity) };
+        match identity.cluster {
+            Some(stored) if stored == given => Ok(()),
+            Some(stored) => Err(JoinError::OtherCluster(OtherCluster { stored, given })),
+            None => {
+                let joined = Identity { cluster: Some(given), ..identity.clone() };
+                joined.write(&self.engine.env, &self.engine.dir).map_err(JoinError::Write)?;
+                *identity = joined;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes a partition, empty and starting at offset 0; returns the one that is there if there is one. Durable on
+    /// return. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ChangeError::Deleted`] if the topic was deleted here, and the other ones.
+    pub fn create_partition(&self, id: PartitionId, topic: &TopicName) -> Result<Arc<Partition>, ChangeError> {
+        let engine = &self.engine;
+        if let Some(partition) = engine.partition(id) {
+            return Ok(partition);
+        }
+        if lock(&engine.deleted).iter().any(|deleted| deleted.id == id.topic) {
+            return Err(ChangeError::Deleted(id.topic));
+        }
+        let partition = Arc::new(Partition::new(engine.clone(), id, topic.clone()));
+        let path = partition.dir().to_owned();
+        // The folder first: a folder without an entry is tidied away, an entry finds its folder.
+        partition.make_dir().map_err(|source| ChangeError::Io { path, source: source.into() })?;
+        let payload = change_payload(Head::of(id, Offset::ZERO, engine.wall()), topic);
+        self.change(Kind::CreatePartition, payload, |done| Tag::Create { partition, done })?;
+        engine.partition(id).ok_or(ChangeError::Deleted(id.topic))
+    }
+
+    /// Deletes a topic's partitions, durably on return; fine if there are none. Their files go after the next
+    /// checkpoint. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Any but [`ChangeError::Deleted`].
+    pub fn delete_topic(&self, id: TopicId) -> Result<(), ChangeError> {
+        let engine = &self.engine;
+        let partitions: Vec<_> =
+            engine.partitions().into_iter().filter(|partition| partition.id().topic == id).collect();
+        let Some(first) = partitions.first() else { return Ok(()) };
+        // Nothing may be appended behind the entry: it would be acknowledged and gone.
+        for partition in &partitions {
+            partition.set_closing(true);
+        }
+        let name = first.topic_name().clone();
+        let payload = change_payload(Head::of(first.id(), Offset::ZERO, engine.wall()), &name);
+        let topic = DeletedTopic { id, name };
+        let outcome = self.change(Kind::DeleteTopic, payload, |done| Tag::Delete { topic, done });
+        if matches!(outcome, Err(ChangeError::Busy | ChangeError::Closed { .. })) {
+            for partition in &partitions {
+                partition.set_closing(false);
+            }
+        }
+        outcome
+    }
+
+    /// Hands a change to the WAL and waits until it is durable.
+    fn change(&self, kind: Kind, payload: Payload, tag: impl FnOnce(ChangeDone) -> Tag) -> Result<(), ChangeError> {
+        let (answer, outcome) = mpsc::sync_channel(1);
+        let done: ChangeDone = Box::new(move |result| {
+            // Nobody may be waiting any more.
+            let _ = answer.send(result);
+        });
+        if let Err(refusal) = self.engine.append_to_wal(Entry { kind: kind as u8, payload, tag: tag(done) }) {
+            return Err(match refusal {
+                WalRefusal::Busy(_) | WalRefusal::StorageFull(_) => ChangeError::Busy,
+                WalRefusal::TooLarge(_) => unreachable!("names are short"),
+                WalRefusal::Poisoned(_) | WalRefusal::Closed(_) => {
+                    ChangeError::Closed { reason: self.engine.poisoned().unwrap_or_else(|| "it was closed".into()) }
+                }
+            });
+        }
+        match outcome.recv_timeout(CHANGE_DEADLINE) {
+            Ok(result) => result.map_err(|reason| ChangeError::OutcomeUnknown { reason }),
+            Err(_) => Err(ChangeError::OutcomeUnknown { reason: "the disk did not answer in time".into() }),
+        }
+    }
+
+    /// A partition by its id.
+    pub fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.engine.partition(id)
+    }
+
+    /// All partitions, by id.
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.engine.partitions()
+    }
+
+    /// Writes everything durable to its fragment. The background does this; tests without one call it.
+    ///
+    /// # Errors
+    /// The engine is poisoned, now or before.
+    pub fn flush(&self) -> Result<(), Poisoned> {
+        self.poison_on_error(|| self.engine.partitions().iter().try_for_each(Partition::flush))
+    }
+
+    /// Takes a checkpoint: the WAL before it is not needed any more.
+    ///
+    /// # Errors
+    /// The engine is poisoned, now or before.
+    pub fn checkpoint(&self) -> Result<(), Poisoned> {
+        self.poison_on_error(|| checkpointer::take(&self.engine, false))
+    }
+
+    fn poison_on_error(&self, act: impl FnOnce() -> Result<(), Poisoned>) -> Result<(), Poisoned> {
+        act().inspect_err(|poisoned| self.engine.poison(poisoned.reason.clone()))
+    }
+
+    /// Has `listener` called once, from any thread, when the engine is poisoned; at once if it is already. The process
+    /// should then exit: nothing can be appended any more, and only a new start tells what was stored.
+    pub fn on_poison(&self, listener: PoisonListener) {
+        self.engine.on_poison(listener);
+    }
+
+    /// Why the engine stopped, if it did.
+    pub fn poisoned(&self) -> Option<Arc<str>> {
+        self.engine.poisoned()
+    }
+
+    /// For how long the oldest append has been waiting for the disk; none if none waits.
+    pub fn oldest_unsynced(&self) -> Option<Duration> {
+        self.engine.with_wal(Wal::stats).and_then(|stats| stats.oldest_unsynced)
+    }
+
+    /// The facts as they are now.
+    pub fn stats(&self) -> LogStats {
+        LogStats {
+            partitions: self.engine.partitions().len(),
+            unflushed_bytes: self.engine.unflushed(),
+            tail_cache_bytes: self.engine.tail_cache.bytes(),
+            replay_bytes: self.engine.replay_bytes(),
+            wal: self.engine.with_wal(Wal::stats).unwrap_or_default(),
+        }
+    }
+
+    /// Takes no more appends, makes those on their way durable, writes a last checkpoint and cuts the fragments to their
+    /// length: the next opening has nothing to replay. Further calls do nothing.
+    ///
+    /// # Errors
+    /// The engine is poisoned; the next opening recovers.
+    pub fn close(&self) -> Result<(), Poisoned> {
+        if lock(&self.lock).is_none() {
+            return Ok(());
+        }
+        self.stop_threads();
+        let closed = match self.engine.set_wal(None).map(Wal::close) {
+            Some(Err(error)) => Err(Poisoned { reason: error.to_string().into() }),
+            Some(Ok(_)) | None => Ok(()),
+        };
+        let outcome = self.poison_on_error(|| {
+            closed?;
+            for partition in self.engine.partitions() {
+                partition.flush()?;
+                partition.cut_last()?;
+            }
+            checkpointer::take(&self.engine, true)
+        });
+        self.engine.forget_partitions();
+        *lock(&self.lock) = None;
+        outcome
+    }
+
+    fn stop_threads(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.engine.flush_queue.stop();
+        self.engine.checkpoint_trigger.pull();
+        for thread in lock(&self.threads).drain(..) {
+            // A thread that panicked has nothing left to say: what it left undone is replayed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.stop_threads();
+        // Waits for the WAL's thread, which holds a share of the engine.
+        drop(self.engine.set_wal(None));
+        self.engine.forget_partitions();
+    }
+}
+
+/// Why the cluster was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The directory belongs to another cluster.
+    #[error(transparent)]
+    OtherCluster(OtherCluster),
+    /// The directory has no `broker.json`.
+    #[error("the data directory has no identity")]
+    NoIdentity,
+    /// The file could not be written.
+    #[error(transparent)]
+    Write(OpenError),
+}
+
+impl JoinError {
+    /// What the caller can do about it.
+    pub fn kind(&self) -> goulette_types::ErrorKind {
+        match self {
+            JoinError::OtherCluster(error) => error.kind(),
+            JoinError::NoIdentity => goulette_types::ErrorKind::Internal,
+            JoinError::Write(error) => error.kind(),
+        }
+    }
+}
+
+fn change_payload(head: Head, topic: &TopicName) -> Payload {
+    Payload::new(&head.to_bytes()).with(bytes::Bytes::copy_from_slice(topic.as_str().as_bytes()))
+}

@@ -1,0 +1,89 @@
+//! How a log is set up.
+
+use std::time::Duration;
+
+use goulette_wal::WalOptions;
+
+/// Settings of a [`Log`](crate::Log). The defaults suit a broker on two cores with 2 GiB of memory.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// The WAL's settings, its sync policy among them.
+    pub wal: WalOptions,
+    /// A fragment is rolled before it would exceed these bytes; one batch alone may. 128 MiB.
+    pub fragment_bytes: u32,
+    /// A fragment is rolled when its first batch is older. 7 days.
+    pub fragment_age: Duration,
+    /// Bytes of batches that are accepted but not yet in their fragment; appends are Busy beyond. 128 MiB.
+    pub unflushed_bytes_max: usize,
+    /// Bytes of batches kept in memory after they are in their fragment, over all partitions. 64 MiB.
+    pub tail_cache_bytes: usize,
+    /// Bytes that a partition gathers before they are written to its fragment at once. 1 MiB.
+    pub flush_bytes: usize,
+    /// How long fewer bytes than that may wait. 100 ms.
+    pub flush_age: Duration,
+    /// A checkpoint is taken when the WAL has grown by these bytes since the last one. 256 MiB.
+    ///
+    /// Only a checkpoint lets the WAL use its segments again, and writing a segment for the first time is slow. So the
+    /// trigger lies well below [`wal_bytes_max`](Self::wal_bytes_max): a handful of segments are ever made, then recycled.
+    pub checkpoint_bytes: u64,
+    /// A checkpoint is taken when the last one is older and anything has changed. 60 s.
+    pub checkpoint_interval: Duration,
+    /// Bytes that the WAL may grow by before a checkpoint has caught up; appends are Busy beyond. 1 GiB.
+    pub wal_bytes_max: u64,
+    /// Idempotent producers are forgotten when they have not appended for so long. 7 days.
+    pub producer_expiry: Duration,
+    /// Whether threads flush and take checkpoints. Without them only [`Log::flush`](crate::Log::flush) and
+    /// [`Log::checkpoint`](crate::Log::checkpoint) do, so that a test decides on every disk operation.
+    pub background: bool,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            wal: WalOptions::default(),
+            fragment_bytes: 128 << 20,
+            fragment_age: Duration::from_secs(7 * 24 * 3600),
+            unflushed_bytes_max: 128 << 20,
+            tail_cache_bytes: 64 << 20,
+            flush_bytes: 1 << 20,
+            flush_age: Duration::from_millis(100),
+            checkpoint_bytes: 256 << 20,
+            checkpoint_interval: Duration::from_secs(60),
+            wal_bytes_max: 1 << 30,
+            producer_expiry: Duration::from_secs(7 * 24 * 3600),
+            background: true,
+        }
+    }
+}
+
+impl LogOptions {
+    /// Finds all mistakes; none in the defaults.
+    pub fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if !(1 << 10..=1 << 30).contains(&self.fragment_bytes) {
+            mistakes.push(format!("fragment bytes are {}: allowed are 1 KiB to 1 GiB", self.fragment_bytes));
+        }
+        if self.unflushed_bytes_max == 0 {
+            mistakes.push("unflushed bytes are 0: nothing could be appended".into());
+        }
+        if self.checkpoint_bytes > self.wal_bytes_max {
+            mistakes.push(format!(
+                "a checkpoint every {} bytes comes too late for a WAL of {}",
+                self.checkpoint_bytes, self.wal_bytes_max
+            ));
+        }
+        mistakes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_hold_no_mistake_and_all_mistakes_are_found() {
+        assert!(LogOptions::default().mistakes().is_empty());
+        let wrong = LogOptions { fragment_bytes: 3, unflushed_bytes_max: 0, wal_bytes_max: 0, ..LogOptions::default() };
+        assert_eq!(wrong.mistakes().len(), 3);
+    }
+}

@@ -1,0 +1,387 @@
+//! Opening a data directory: the checkpoint, then the WAL behind it, entry by entry.
+//!
+//! What counts is what checkpoint and WAL say, never what happens to lie in a fragment. Replay puts each batch where its
+//! entry says and takes the same steps as a live append, so that doing it again after a crash gives the same.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use goulette_env::OpenMode;
+use goulette_records::{Batch, Limits};
+use goulette_types::{PartitionId, TopicId, TopicName};
+use goulette_wal::{RecoverError, RecoveredEntry, Recovery, VisitError, Wal, WalPosition};
+
+use crate::{
+    append::Active,
+    applier::Tag,
+    checkpoint::{self, Checkpoint, CheckpointError, DeletedTopic},
+    checkpointer,
+    codec::Reader,
+    engine::{Engine, boot_id},
+    entry::{Head, Kind},
+    error::{OpenError, Poisoned},
+    fragment::{self, Stored, read_file},
+    lock,
+    partition::Partition,
+};
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// WAL entries replayed.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// A group at the WAL's end was dropped: it had never been acknowledged.
+    pub torn: bool,
+    /// Acknowledged records may be gone, and why. The directory has a new storage id then.
+    pub lost: Option<String>,
+    /// Files that no checkpoint and no WAL entry knows, under their new names. Nothing of them was deleted.
+    pub set_aside: Vec<PathBuf>,
+}
+
+/// Batches gathered in memory during replay before they are written.
+const REPLAY_BYTES: usize = 16 << 20;
+
+/// Reads the checkpoint and replays the WAL into the engine, which must be empty. Afterwards everything replayed is in
+/// its fragment, though not synced; the WAL still holds it.
+pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport), OpenError> {
+    let mut report = RecoveryReport::default();
+    let checkpoint = read_checkpoint(engine, &mut report)?;
+    let position = checkpoint.position;
+    restore(engine, checkpoint, &mut report)?;
+    let mut replay = Replay {
+        engine,
+        report: &mut report,
+        orphans: BTreeSet::new(),
+        touched: HashSet::new(),
+        trusted: HashSet::new(),
+        refused: None,
+    };
+    let recovery = replay_wal(&mut replay, position)?;
+    replay.finish()?;
+    report.torn = recovery.torn.is_some();
+    if let Some(corruption) = &recovery.lost {
+        let at = format!("{} is corrupt at byte {}", corruption.file.display(), corruption.offset);
+        report.lost.get_or_insert(at);
+    }
+    if recovery.end.segment > 0 {
+        engine.set_applied(recovery.end, report.bytes);
+    }
+    Ok((recovery, report))
+}
+
+fn read_checkpoint(engine: &Engine, report: &mut RecoveryReport) -> Result<Checkpoint, OpenError> {
+    let path = engine.dir.join(checkpointer::FILE);
+    let file = match read_file(&*engine.env.disk, &path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return first_checkpoint(engine, report),
+        Err(source) => return Err(OpenError::Io { doing: "read", path, source }),
+    };
+    let checkpoint = Checkpoint::decode(&file).map_err(|error| match error {
+        CheckpointError::Newer { found } => {
+            OpenError::Newer { path, found: found.into(), known: checkpoint::VERSION.into() }
+        }
+        CheckpointError::Damaged(reason) => OpenError::Damaged { path, reason: reason.into() },
+    })?;
+    if let Some(boot) = &checkpoint.relaxed
+        && (boot.is_empty() || *boot != boot_id(&*engine.env.disk))
+    {
+        report.lost = Some("the machine went down under a sync policy that acknowledges before it syncs".into());
+    }
+    Ok(checkpoint)
+}
+
+/// A new directory gets its checkpoint before its WAL: so a WAL without one has lost it.
+fn first_checkpoint(engine: &Engine, report: &mut RecoveryReport) -> Result<Checkpoint, OpenError> {
+    let checkpoint = Checkpoint { taken: engine.wall(), relaxed: engine.relaxed(), ..Checkpoint::default() };
+    let (disk, topics, wal) = (&*engine.env.disk, engine.topics_dir(), engine.wal_dir());
+    disk.create_dir_all(&topics).map_err(|source| OpenError::Io { doing: "make", path: topics, source })?;
+    let has_wal = disk.exists(&wal).and_then(|exists| Ok(exists && !disk.read_dir(&wal)?.is_empty()));
+    if has_wal.map_err(|source| OpenError::Io { doing: "list", path: wal, source })? {
+        report.lost = Some("the checkpoint is missing".into());
+    } else {
+        checkpointer::write(engine, &checkpoint).map_err(|error| not_writable(engine, &error))?;
+    }
+    Ok(checkpoint)
+}
+
+fn not_writable(engine: &Engine, error: &Poisoned) -> OpenError {
+    OpenError::NotWritable { dir: engine.dir.clone(), source: io::Error::other(error.to_string()) }
+}
+
+/// Adds the checkpoint's partitions, and looks whether each one's last fragment still has its bytes. Older fragments
+/// were whole when they were sealed; reading checks them.
+fn restore(engine: &Arc<Engine>, checkpoint: Checkpoint, report: &mut RecoveryReport) -> Result<(), OpenError> {
+    *lock(&engine.deleted) = checkpoint.deleted;
+    for state in checkpoint.partitions {
+        let id = state.id;
+        let last = state.fragments.last().copied();
+        let Some(partition) = Partition::restore(engine.clone(), state) else {
+            let reason = format!("the epochs of partition {id} are not in order");
+            return Err(OpenError::Damaged { path: engine.dir.join(checkpointer::FILE), reason });
+        };
+        if let Some(last) = last {
+            let path = partition.dir().join(fragment::file_name(last.number, last.base));
+            let length = match engine.env.disk.open(&path, OpenMode::Read).and_then(|file| file.len()) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                Err(source) => return Err(OpenError::Io { doing: "open", path, source }),
+            };
+            if length < u64::from(last.length) {
+                let lost = format!("{} has {length} bytes instead of {}", path.display(), last.length);
+                report.lost.get_or_insert(lost);
+            }
+        }
+        engine.add(Arc::new(partition));
+    }
+    Ok(())
+}
+
+/// Replays the WAL from the checkpoint's position. A WAL that ends before it has lost what was acknowledged: it is set
+/// aside as a whole, and the partitions stay as the checkpoint has them.
+fn replay_wal(replay: &mut Replay<'_>, position: Option<WalPosition>) -> Result<Recovery, OpenError> {
+    let engine = replay.engine;
+    let wal_dir = engine.wal_dir();
+    let recover = |replay: &mut Replay<'_>, position| {
+        let options = engine.options.wal.clone();
+        Wal::<Tag>::recover(&engine.env, &wal_dir, options, position, &mut |entry| replay.visit(entry))
+    };
+    let recovered = match recover(replay, position) {
+        Err(RecoverError::Position { .. }) => {
+            replay.lose("the WAL ends before the checkpoint".into());
+            let aside = engine.dir.join(format!("wal.lost.{:016x}", engine.env.random.next_u64()));
+            let renamed = engine.env.disk.rename(&wal_dir, &aside).and_then(|()| engine.env.disk.sync_dir(&engine.dir));
+            renamed.map_err(|source| OpenError::Io { doing: "set aside", path: wal_dir.clone(), source })?;
+            replay.report.set_aside.push(aside);
+            recover(replay, None)
+        }
+        recovered => recovered,
+    };
+    match (recovered, replay.refused.take()) {
+        (_, Some(error)) => Err(error),
+        (recovered, None) => recovered.map_err(OpenError::Wal),
+    }
+}
+
+struct Replay<'a> {
+    engine: &'a Arc<Engine>,
+    report: &'a mut RecoveryReport,
+    /// Topics that entries name and nobody knows: sound if a later entry says that they were deleted.
+    orphans: BTreeSet<TopicId>,
+    /// Partitions with batches in memory.
+    touched: HashSet<PartitionId>,
+    /// Fragments whose page cache has been dropped.
+    trusted: HashSet<(PartitionId, u32)>,
+    /// Why the last visit failed.
+    refused: Option<OpenError>,
+}
+
+impl Replay<'_> {
+    fn visit(&mut self, entry: RecoveredEntry) -> Result<(), VisitError> {
+        self.report.entries += 1;
+        self.report.bytes += entry.payload.len() as u64;
+        self.apply(&entry).map_err(|error| {
+            let refusal = error.to_string().into();
+            self.refused = Some(error);
+            refusal
+        })
+    }
+
+    fn apply(&mut self, entry: &RecoveredEntry) -> Result<(), OpenError> {
+        let refuse = |reason| OpenError::Replay { reason: format!("the entry at {} {reason}", entry.position) };
+        let Some(kind) = Kind::from_code(entry.kind) else {
+            return Err(refuse(format!("is of the unknown kind {}: start a newer program", entry.kind)));
+        };
+        let mut reader = Reader::new(&entry.payload);
+        let Ok(head) = Head::read(&mut reader) else { return Err(refuse("has no head".into())) };
+        let rest = entry.payload.slice(Head::BYTES..);
+        let text = std::str::from_utf8(&rest).unwrap_or_default();
+        let bad_name = |error: goulette_types::NameError| refuse(format!("has no name: {error}"));
+        match kind {
+            Kind::Append => self.append(&head, rest).map_err(refuse_or(&refuse)),
+            Kind::CreatePartition => self.create(head.partition, text.parse().map_err(bad_name)?),
+            Kind::DeleteTopic => self.delete(head.partition.topic, text.parse().map_err(bad_name)?),
+            Kind::GroupPosition => {
+                match self.engine.partition(head.partition) {
+                    Some(partition) => partition.set_position(text.parse().map_err(bad_name)?, head.offset),
+                    None => _ = self.orphans.insert(head.partition.topic),
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn append(&mut self, head: &Head, batch: Bytes) -> Result<(), Refusal> {
+        let Some(partition) = self.engine.partition(head.partition) else {
+            self.orphans.insert(head.partition.topic);
+            return Ok(());
+        };
+        let mut state = lock(partition.state());
+        if head.offset < state.next {
+            // The checkpoint's state is from a moment after its position.
+            return Ok(());
+        }
+        if head.offset > state.next {
+            let lost = format!("partition {} lacks the offsets from {} to {}", head.partition, state.next, head.offset);
+            drop(state);
+            self.lose(lost);
+            return Ok(());
+        }
+        let batch = Batch::from_bytes(batch, &Limits::WIDEST).map_err(|error| Refusal::Entry(error.to_string()))?;
+        if batch.base_offset() != head.offset || batch.leader_epoch() != Some(head.epoch) {
+            return Err(Refusal::Entry("names another place than its batch".into()));
+        }
+        let position = u32::try_from(head.position).map_err(|_| Refusal::Entry("lies beyond 4 GiB".into()))?;
+        let active = match state.active {
+            Some(active) if (active.number, active.length) == (head.fragment, position) => active,
+            _ if head.fragment >= state.fragment_next && position == 0 => {
+                Active { number: head.fragment, base: head.offset, length: 0, first_append: head.appended }
+            }
+            _ => return Err(Refusal::Entry(format!("does not follow in fragment {}", head.fragment))),
+        };
+        state.note_appended(&batch, active, head.appended);
+        self.engine.charge(batch.encoded_bytes());
+        state.commit(Stored { batch, fragment: head.fragment, position, appended: head.appended });
+        drop(state);
+        self.distrust(&partition, active).map_err(Refusal::Open)?;
+        self.touched.insert(partition.id());
+        if self.engine.unflushed() >= REPLAY_BYTES {
+            self.flush().map_err(Refusal::Open)?;
+        }
+        Ok(())
+    }
+
+    /// Before a fragment is extended for the first time: what the page cache shows of it may never have reached the disk.
+    fn distrust(&mut self, partition: &Partition, active: Active) -> Result<(), OpenError> {
+        if !self.trusted.insert((partition.id(), active.number)) {
+            return Ok(());
+        }
+        let disk = &*self.engine.env.disk;
+        let path = partition.dir().join(fragment::file_name(active.number, active.base));
+        let dropped = match disk.open(&path, OpenMode::Write) {
+            Ok(file) => file.sync_data().and_then(|()| file.drop_cache(0, 0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        dropped.map_err(|source| OpenError::Io { doing: "sync", path, source })
+    }
+
+    fn create(&mut self, id: PartitionId, topic: TopicName) -> Result<(), OpenError> {
+        let deleted = lock(&self.engine.deleted).iter().any(|deleted| deleted.id == id.topic);
+        if deleted || self.engine.partition(id).is_some() {
+            return Ok(());
+        }
+        let partition = Partition::new(self.engine.clone(), id, topic);
+        partition.make_dir().map_err(|source| OpenError::Io { doing: "make", path: partition.dir().into(), source })?;
+        self.engine.add(Arc::new(partition));
+        Ok(())
+    }
+
+    fn delete(&mut self, id: TopicId, name: TopicName) -> Result<(), OpenError> {
+        for partition in self.engine.remove_topic(DeletedTopic { id, name }) {
+            partition.flush().map_err(|error| not_writable(self.engine, &error))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), OpenError> {
+        for id in self.touched.drain() {
+            if let Some(partition) = self.engine.partition(id) {
+                partition.flush().map_err(|error| not_writable(self.engine, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, reason: String) {
+        self.report.lost.get_or_insert(reason);
+    }
+
+    fn finish(mut self) -> Result<(), OpenError> {
+        self.flush()?;
+        let deleted: BTreeSet<_> = lock(&self.engine.deleted).iter().map(|topic| topic.id).collect();
+        if let Some(topic) = self.orphans.difference(&deleted).next() {
+            let lost = format!("the WAL has entries of topic {topic}, which nobody created");
+            self.lose(lost);
+        }
+        Ok(())
+    }
+}
+
+/// Why an entry's batch cannot be replayed.
+enum Refusal {
+    /// The entry is at fault.
+    Entry(String),
+    Open(OpenError),
+}
+
+fn refuse_or(refuse: &impl Fn(String) -> OpenError) -> impl Fn(Refusal) -> OpenError + '_ {
+    move |refusal| match refusal {
+        Refusal::Entry(reason) => refuse(reason),
+        Refusal::Open(error) => error,
+    }
+}
+
+/// Sets aside what lies in the folders of topics and belongs to no partition: an operator may know better than we do.
+/// Folders without any file are removed.
+pub(crate) fn set_aside_unknown(engine: &Engine) -> io::Result<Vec<PathBuf>> {
+    let disk = &*engine.env.disk;
+    let mut known_dirs = BTreeSet::from([engine.topics_dir()]);
+    let mut known_files = HashSet::new();
+    for partition in engine.partitions() {
+        known_dirs.extend(partition.dir().ancestors().take(2).map(Path::to_owned));
+        for kept in &lock(partition.state()).fragments {
+            known_files.insert(kept.fragment.path().with_extension(""));
+        }
+    }
+    let deleted: BTreeSet<_> =
+        lock(&engine.deleted).iter().map(|topic| engine.topic_dir(topic.id, &topic.name)).collect();
+    let mut aside = Vec::new();
+    for dir in &known_dirs {
+        for entry in disk.read_dir(dir)? {
+            let path = dir.join(&entry.name);
+            let known = known_dirs.contains(&path)
+                || deleted.contains(&path)
+                || (!entry.is_dir && known_files.contains(&path.with_extension("")));
+            if known {
+                continue;
+            }
+            if entry.is_dir && !has_files(engine, &path)? {
+                checkpointer::remove_tree(disk, &path)?;
+                continue;
+            }
+            aside.push(set_aside(engine, dir, &path)?);
+        }
+    }
+    Ok(aside)
+}
+
+fn has_files(engine: &Engine, dir: &Path) -> io::Result<bool> {
+    for entry in engine.env.disk.read_dir(dir)? {
+        if !entry.is_dir || has_files(engine, &dir.join(entry.name))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Moves a file or folder to `set-aside/`, under its path with dots for slashes and a random end.
+fn set_aside(engine: &Engine, dir: &Path, path: &Path) -> io::Result<PathBuf> {
+    let disk = &*engine.env.disk;
+    let to_dir = engine.dir.join("set-aside");
+    let inside = path.strip_prefix(engine.topics_dir()).unwrap_or(path);
+    let flat: Vec<_> = inside.iter().map(|part| part.to_string_lossy()).collect();
+    let to = to_dir.join(format!("{}.{:016x}", flat.join("."), engine.env.random.next_u64()));
+    disk.create_dir_all(&to_dir)?;
+    disk.sync_dir(&engine.dir)?;
+    disk.rename(path, &to)?;
+    disk.sync_dir(&to_dir)?;
+    disk.sync_dir(dir)?;
+    Ok(to)
+}

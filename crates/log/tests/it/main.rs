@@ -1,0 +1,9 @@
+//! The storage engine from outside: on the machine's own disk with its threads on, and on the simulated disk, stopped at
+//! every operation.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
+
+mod support;
+
+mod append;
+mod real_disk;

@@ -1,0 +1,102 @@
+//! What the tests share: batches, appends that wait, and what a partition holds.
+
+use std::{path::Path, sync::mpsc, time::Duration};
+
+use std::sync::Arc;
+
+use goulette_env::Env;
+use goulette_log::{AppendError, Appended, Log, LogOptions, Partition, RecoveryReport, WalOptions};
+use goulette_records::{Batch, BatchBuilder, Compression, Limits};
+use goulette_types::{
+    GroupName, LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, Timestamp, TopicId,
+    TopicName,
+};
+
+pub(crate) const EPOCH: LeaderEpoch = LeaderEpoch(1);
+pub(crate) const DIR: &str = "/data";
+
+/// No threads but the WAL's own, small files, so that a short script crosses every border.
+pub(crate) fn small() -> LogOptions {
+    LogOptions {
+        wal: WalOptions { segment_bytes: 16 << 10, prepare_inline: true, ..WalOptions::default() },
+        fragment_bytes: 2 << 10,
+        background: false,
+        ..LogOptions::default()
+    }
+}
+
+pub(crate) fn open(env: Env, options: LogOptions) -> (Log, RecoveryReport) {
+    Log::open(env, Path::new(DIR), options).unwrap()
+}
+
+pub(crate) fn topic(name: &str) -> TopicName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn group(name: &str) -> GroupName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn id(topic: u128, index: u32) -> PartitionId {
+    PartitionId { topic: TopicId(topic), index: PartitionIndex(index) }
+}
+
+/// A batch of records with these values, at times from `time` on.
+pub(crate) fn batch_at(time: i64, values: &[impl AsRef<[u8]>]) -> Batch {
+    let mut builder = BatchBuilder::new(Compression::None, Limits::default());
+    for (delta, value) in values.iter().enumerate() {
+        builder.push(None, Some(value.as_ref()), &[], Timestamp(time + delta as i64)).unwrap();
+    }
+    builder.build()
+}
+
+pub(crate) fn batch(values: &[impl AsRef<[u8]>]) -> Batch {
+    batch_at(1_000, values)
+}
+
+pub(crate) fn batch_of(producer: u64, epoch: u16, sequence: u32, values: &[impl AsRef<[u8]>]) -> Batch {
+    let mut batch = batch(values);
+    batch.set_producer(ProducerId(producer), ProducerEpoch(epoch), sequence);
+    batch
+}
+
+pub(crate) type Outcome = Result<Appended, AppendError>;
+
+/// Appends without waiting.
+pub(crate) fn send(partition: &Arc<Partition>, epoch: LeaderEpoch, batch: Batch) -> mpsc::Receiver<Outcome> {
+    let (tell, outcome) = mpsc::channel();
+    partition.append(epoch, batch, Box::new(move |result| tell.send(result).unwrap_or_default()));
+    outcome
+}
+
+/// Appends and waits.
+pub(crate) fn append(partition: &Arc<Partition>, batch: Batch) -> Outcome {
+    send(partition, EPOCH, batch).recv_timeout(Duration::from_secs(20)).expect("each append is answered")
+}
+
+pub(crate) fn commit_position(partition: &Arc<Partition>, name: &str, offset: u64) -> Result<(), AppendError> {
+    let (tell, outcome) = mpsc::channel();
+    let done = Box::new(move |result| tell.send(result).unwrap_or_default());
+    partition.commit_position(&group(name), Offset(offset), done);
+    outcome.recv_timeout(Duration::from_secs(20)).expect("each commit is answered")
+}
+
+/// All values of a partition, in order, with every offset and batch looked at.
+pub(crate) fn values(partition: &Partition) -> Vec<String> {
+    let mut values = Vec::new();
+    let mut from = partition.start();
+    loop {
+        let batches = partition.read(from, Offset::MAX, 700).unwrap();
+        let Some(last) = batches.last() else { break };
+        for batch in &batches {
+            for record in batch.decode(&Limits::WIDEST).unwrap() {
+                assert_eq!(record.offset, from);
+                from = from.plus(1);
+                values.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+            }
+        }
+        assert_eq!(from, last.next_offset());
+    }
+    assert_eq!(from, partition.end());
+    values
+}
