@@ -19,7 +19,7 @@ mod error;
 mod producer;
 mod routes;
 
-pub use admin::{Admin, TopicChange, TopicDescription, TopicSpec};
+pub use admin::{Admin, PartitionOffsets, TopicChange, TopicDescription, TopicSpec};
 pub use backoff::Backoff;
 pub use client::{Client, ClientOptions};
 pub use consumer::{
