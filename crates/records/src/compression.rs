@@ -130,3 +130,23 @@ fn read_capped(decoder: impl Read, compressed_bytes: usize, bytes_max: u32) -> i
     decoder.take(u64::from(bytes_max) + 1).read_to_end(&mut raw)?;
     Ok((raw.len() <= bytes_max as usize).then_some(raw))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_is_asked_for_one_byte_more_than_allowed_at_most() {
+        struct Endless(u64);
+        impl Read for Endless {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                self.0 += out.len() as u64;
+                assert!(self.0 <= 10_001, "{} bytes were asked for", self.0);
+                Ok(out.len())
+            }
+        }
+        assert_eq!(read_capped(Endless(0), 100, 10_000).unwrap(), None);
+        assert_eq!(read_capped(&[7; 10_001][..], 100, 10_000).unwrap(), None);
+        assert_eq!(read_capped(&[7; 10_000][..], 100, 10_000).unwrap(), Some(vec![7; 10_000]));
+    }
+}

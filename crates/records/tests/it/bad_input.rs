@@ -194,6 +194,16 @@ fn fields_that_do_not_fill_their_record_are_found_by_decoding() {
 }
 
 #[test]
+fn a_field_that_reaches_into_the_next_record_is_found() {
+    let records = [14, 0, 0, 0, 1, 4, b'a', 0, 14, 0, 0, 2, 1, 2, b'b', 0];
+    let error = parse(with_records(0, 2, &records)).unwrap().decode(&Limits::default()).unwrap_err();
+    assert_eq!(error, BatchError::Record { index: 0, fault: "has no valid header count" });
+    let records = [14, 0, 0, 0, 1, 6, b'a', 0, 14, 0, 0, 2, 1, 2, b'b', 0];
+    let error = parse(with_records(0, 2, &records)).unwrap().decode(&Limits::default()).unwrap_err();
+    assert_eq!(error, BatchError::Record { index: 0, fault: "has a value that is longer than the record" });
+}
+
+#[test]
 fn a_header_count_beyond_all_memory_is_refused_at_once() {
     let record = [22, 0, 0, 0, 1, 1, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0];
     let error = parse(with_records(0, 1, &record)).unwrap().decode(&Limits::default()).unwrap_err();
@@ -273,7 +283,8 @@ fn a_decompression_bomb_is_refused_after_bounded_work() {
 fn a_snappy_block_that_states_more_than_it_can_hold_is_refused() {
     // Four bytes that state 32 MiB, which is below the limit.
     let error = parse(with_records(2, 1, &[0x80, 0x80, 0x80, 0x10])).unwrap().decode(&Limits::default()).unwrap_err();
-    assert!(matches!(error, BatchError::Decompress { compression: Compression::Snappy, .. }), "{error}");
+    let reason = "a block states more bytes than it can hold".to_owned();
+    assert_eq!(error, BatchError::Decompress { compression: Compression::Snappy, reason });
 }
 
 #[test]
