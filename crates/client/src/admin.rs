@@ -158,8 +158,7 @@ impl Admin {
     pub async fn offsets(&self, topic: &TopicName, partition: PartitionIndex) -> Result<PartitionOffsets, ClientError> {
         let routes = self.client.routes(topic, false).await?;
         let topic_id = routes.id.to_bytes().to_vec();
-        let request =
-            pb::ListOffsetsRequest { topic_id: topic_id.into(), partition: partition.0, timestamp_ms: None };
+        let request = pb::ListOffsetsRequest { topic_id: topic_id.into(), partition: partition.0, timestamp_ms: None };
         let answer = self
             .client
             .leader_call(&routes, partition, |mut broker| {
