@@ -1,1 +1,31 @@
-//! placeholder
+//! The broker: takes batches in, stores them through the storage engine, and pushes them out again, over gRPC.
+//!
+//! It leads exactly the partitions that a sentinel has assigned to this start of the process, and tells every other
+//! request to look elsewhere. What lies on the disk is the business of `goulette-log`; which broker leads what is
+//! decided by the sentinels alone; flags, signals and exit codes belong to the binary. The broker never reads a
+//! record: it checks a batch's header and checksum and passes the same bytes on.
+//!
+//! Start with [`Broker`] (`node`: how the parts are wired, started and stopped), then follow a record: `service/produce`
+//! (in), `partition` (who may write, and up to where one may read), `service/fetch` (out). `sentinel_link` is the
+//! broker's one connection to the cluster.
+
+mod applier;
+mod budget;
+mod error;
+mod groups;
+mod lifecycle;
+mod node;
+mod options;
+mod partition;
+mod reads;
+mod registry;
+mod sentinel_link;
+mod server;
+mod service;
+mod start_error;
+mod sync;
+
+pub use lifecycle::StopReason;
+pub use node::Broker;
+pub use options::BrokerOptions;
+pub use start_error::StartError;

@@ -1,0 +1,202 @@
+//! Puts in force what a sentinel says: one update after the other, off the threads that serve the network.
+//!
+//! New partitions and deletions wait for the disk; the heartbeats meanwhile must not.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use goulette_log::ChangeError;
+use goulette_logging::{debug, error, info, warn};
+use goulette_proto::{convert::partition_id, pb};
+use goulette_types::{LeaderEpoch, PartitionEpoch, PartitionId, Revision, TopicId, TopicName};
+use tokio::task::JoinSet;
+
+use crate::{
+    node::Node,
+    partition::{Applied, Term},
+};
+
+/// The pause before an update that could not be carried out is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Updates that may wait; while so many do, no more are read from the sentinel.
+const QUEUE_MAX: usize = 64;
+
+/// What a sentinel says at once.
+pub(crate) struct Update {
+    pub(crate) revision: Revision,
+    /// Whether these are all assignments, so that what is not among them is not led.
+    pub(crate) complete: bool,
+    pub(crate) assignments: Vec<Assignment>,
+    pub(crate) deleted_topics: Vec<TopicId>,
+}
+
+/// A partition to lead.
+pub(crate) struct Assignment {
+    partition: PartitionId,
+    topic: TopicName,
+    term: Term,
+}
+
+impl Update {
+    /// Reads an update off the wire. What makes no sense is left out, and said: it must not keep the rest from being
+    /// applied.
+    pub(crate) fn new(
+        revision: u64,
+        complete: bool,
+        assignments: Vec<pb::Assignment>,
+        deleted_topics: &[bytes::Bytes],
+    ) -> Self {
+        let assignments = assignments
+            .into_iter()
+            .filter_map(|assignment| {
+                Assignment::try_from(assignment)
+                    .inspect_err(|reason| warn!("an assignment from the sentinel is ignored: {reason}"))
+                    .ok()
+            })
+            .collect();
+        let deleted_topics = deleted_topics
+            .iter()
+            .filter_map(|id| {
+                TopicId::try_from(id.as_ref())
+                    .inspect_err(|reason| warn!("a deletion from the sentinel is ignored: {reason}"))
+                    .ok()
+            })
+            .collect();
+        Self { revision: Revision(revision), complete, assignments, deleted_topics }
+    }
+
+    /// Carries it out, as far as it has not been. Blocks on the disk.
+    fn apply(&self, node: &Node) -> Result<(), ChangeError> {
+        for &topic in &self.deleted_topics {
+            // First nobody reads or writes, then the data goes.
+            let removed = node.registry.remove(topic);
+            removed.iter().for_each(|partition| partition.delete());
+            node.log.delete_topic(topic)?;
+            if let Some(partition) = removed.first() {
+                info!("deleted topic {} ({topic}): {} partitions here", partition.topic(), removed.len());
+            }
+        }
+        for assignment in &self.assignments {
+            assignment.apply(node)?;
+        }
+        if self.complete {
+            let assigned: std::collections::HashSet<_> = self.assignments.iter().map(|a| a.partition).collect();
+            for partition in node.registry.all() {
+                if !assigned.contains(&partition.id()) && partition.led().is_ok() {
+                    info!("leads {partition} no longer");
+                    partition.resign();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Assignment {
+    fn apply(&self, node: &Node) -> Result<(), ChangeError> {
+        let partition = match node.registry.get(self.partition) {
+            Some(partition) => partition,
+            None => match node.log.create_partition(self.partition, &self.topic) {
+                Ok(log) => node.registry.add(log),
+                Err(ChangeError::Deleted(_)) => {
+                    warn!("{}/{} is assigned, but was deleted here", self.topic, self.partition);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        match partition.assign(self.term) {
+            Applied::Leads => debug!("leads {partition} in epoch {}", self.term.leader_epoch),
+            Applied::Known => {}
+            Applied::Stale { stored } => warn!(
+                "refuses to lead {partition} in epoch {}: its log holds epoch {stored} already",
+                self.term.leader_epoch
+            ),
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<pb::Assignment> for Assignment {
+    type Error = String;
+
+    fn try_from(assignment: pb::Assignment) -> Result<Self, String> {
+        let partition = partition_id(&assignment.topic_id, assignment.partition)?;
+        let topic: TopicName = assignment.topic.parse().map_err(|error| format!("{error}"))?;
+        if assignment.leader_epoch == 0 || assignment.leader_epoch > i32::MAX as u32 {
+            return Err(format!("leader epoch {} of {topic}/{}", assignment.leader_epoch, partition.index));
+        }
+        let term = Term {
+            leader_epoch: LeaderEpoch(assignment.leader_epoch),
+            partition_epoch: PartitionEpoch(assignment.partition_epoch),
+        };
+        Ok(Self { partition, topic, term })
+    }
+}
+
+/// Carries updates out in the order of their coming. What runs when it is dropped is given up.
+pub(crate) struct Applier {
+    node: Arc<Node>,
+    queue: VecDeque<Update>,
+    /// At most one.
+    running: JoinSet<Revision>,
+}
+
+impl Applier {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node, queue: VecDeque::new(), running: JoinSet::new() }
+    }
+
+    /// Queues an update. A complete one makes those that wait superfluous.
+    pub(crate) fn submit(&mut self, update: Update) {
+        if update.complete {
+            self.queue.clear();
+        }
+        self.queue.push_back(update);
+        self.start_next();
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.len() >= QUEUE_MAX
+    }
+
+    /// Waits until another update is in force, and says which. For ever, if there is none.
+    pub(crate) async fn applied(&mut self) -> Revision {
+        loop {
+            match self.running.join_next().await {
+                Some(Ok(revision)) => {
+                    self.start_next();
+                    return revision;
+                }
+                // Cancelled with the runtime.
+                Some(Err(_)) => self.start_next(),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn start_next(&mut self) {
+        if self.running.is_empty()
+            && let Some(update) = self.queue.pop_front()
+        {
+            self.running.spawn(apply(Arc::clone(&self.node), update));
+        }
+    }
+}
+
+async fn apply(node: Arc<Node>, update: Update) -> Revision {
+    let revision = update.revision;
+    let update = Arc::new(update);
+    let mut reported = false;
+    loop {
+        let (node, update) = (Arc::clone(&node), Arc::clone(&update));
+        let failure = match tokio::task::spawn_blocking(move || update.apply(&node)).await {
+            Ok(Ok(())) => return revision,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        if !std::mem::replace(&mut reported, true) {
+            error!("cannot carry out what the sentinel orders, and tries on: {failure}");
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}

@@ -1,0 +1,275 @@
+//! The broker as a whole: how its parts are wired, started and stopped.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+};
+
+use goulette_env::Env;
+use goulette_log::{Identity, JoinError, Log, OpenError, Poisoned, REMEMBERED_BATCHES, RecoveryReport};
+use goulette_logging::{error, info, warn};
+use goulette_types::{ClusterId, Incarnation, PartitionId};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, oneshot},
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    BrokerOptions, StartError, StopReason,
+    budget::Budget,
+    error::RequestError,
+    groups::Groups,
+    lifecycle::{Lifecycle, Phase},
+    partition::Partition,
+    reads::DiskReads,
+    registry::Registry,
+    sentinel_link::{SentinelLink, endpoint},
+    server,
+};
+
+/// A running broker. [`stop`](Self::stop) it: dropped, it cuts everything off, as a crash would.
+pub struct Broker {
+    node: Arc<Node>,
+    address: SocketAddr,
+    server: JoinHandle<()>,
+    link: JoinHandle<()>,
+}
+
+/// What all parts of a broker share.
+pub(crate) struct Node {
+    options: BrokerOptions,
+    address: String,
+    pub(crate) env: Env,
+    pub(crate) log: Log,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) started_at_ms: u64,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) registry: Registry,
+    pub(crate) groups: Arc<Groups>,
+    pub(crate) budget: Budget,
+    pub(crate) disk_reads: DiskReads,
+    /// Places for streams.
+    pub(crate) streams: Arc<Semaphore>,
+}
+
+impl Broker {
+    /// Recovers the data, listens, and registers at a sentinel.
+    ///
+    /// Returns once the first attempt to register is over. If no sentinel answered, the broker tries on by itself; until
+    /// it is registered, its health is `NOT_SERVING` and requests are answered with `Unavailable`.
+    ///
+    /// # Errors
+    /// Everything that a retry would not mend; then nothing is left running.
+    pub async fn start(options: BrokerOptions, env: Env) -> Result<Broker, StartError> {
+        if options.batches_in_flight as usize > REMEMBERED_BATCHES {
+            return Err(StartError::BatchesInFlight { given: options.batches_in_flight });
+        }
+        let sentinels = sentinels(&options)?;
+        let log = {
+            let (options, env) = (options.clone(), env.clone());
+            spawn_blocking(move || open(&options, &env)).await.expect("opening the log does not panic")?
+        };
+        let (listener, address) = match listen(options.listen).await {
+            Ok(listening) => listening,
+            Err(error) => {
+                // Nothing was written: whether it closes cleanly changes nothing.
+                let _ = spawn_blocking(move || log.close()).await;
+                return Err(error);
+            }
+        };
+        let node = Arc::new(Node::new(options, env, log, address));
+        let failing: Weak<Node> = Arc::downgrade(&node);
+        node.log.on_poison(Box::new(move |reason| {
+            if let Some(node) = failing.upgrade() {
+                node.fail(StopReason::Poisoned(reason.to_owned()));
+            }
+        }));
+        let server = tokio::spawn(server::serve(Arc::clone(&node), listener));
+        let (settled, first_attempt) = oneshot::channel();
+        let link = SentinelLink::new(Arc::clone(&node), sentinels, settled);
+        let broker = Broker { link: tokio::spawn(link.run()), node, address, server };
+        info!("broker {} listens on {address}", broker.node.options.id);
+
+        // An error means that the link has ended, and the lifecycle says why.
+        let _ = first_attempt.await;
+        if let Phase::Failed(reason) = broker.node.lifecycle.phase() {
+            let _ = broker.stop().await;
+            return Err(StartError::Stopped(reason));
+        }
+        Ok(broker)
+    }
+
+    /// The address that is listened on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Resolves if the broker has to stop by itself, with the reason. It has stopped serving then; what is left is to
+    /// [`stop`](Self::stop) it and to exit.
+    pub fn stopped(&self) -> impl Future<Output = StopReason> + Send + use<> {
+        let mut phase = self.node.lifecycle.watch();
+        async move {
+            loop {
+                if let Phase::Failed(reason) = &*phase.borrow_and_update() {
+                    return reason.clone();
+                }
+                if phase.changed().await.is_err() {
+                    // Stopped as it was told to: never by itself.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+
+    /// Stops: takes nothing more, finishes what was accepted, syncs and closes the log. What is not finished within the
+    /// deadline of the options is cut off.
+    ///
+    /// # Errors
+    /// If the log could not be closed cleanly. What was acknowledged is durable all the same.
+    pub async fn stop(mut self) -> Result<(), Poisoned> {
+        let options = &self.node.options;
+        let deadline = Instant::now() + options.stop_deadline;
+        if self.node.lifecycle.stop() {
+            info!("broker {} stops", options.id);
+        }
+        for task in [&mut self.link, &mut self.server] {
+            if timeout_at(deadline, &mut *task).await.is_err() {
+                warn!("cuts off what has not ended within {} s", options.stop_deadline.as_secs());
+                task.abort();
+            }
+        }
+        let node = Arc::clone(&self.node);
+        spawn_blocking(move || node.log.close()).await.expect("closing the log does not panic")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.node.lifecycle.stop();
+        self.link.abort();
+        self.server.abort();
+    }
+}
+
+/// Opens the data directory: whose it is, then what is in it. Blocks on the disk, as long as the recovery takes.
+fn open(options: &BrokerOptions, env: &Env) -> Result<Log, OpenError> {
+    Identity::open(env, &options.data_dir, &options.id)?;
+    let began = env.clock.now();
+    let (log, report) = Log::open(env.clone(), &options.data_dir, options.log.clone())?;
+    let took_ms = env.clock.now().saturating_sub(began).as_millis() as u64;
+    let RecoveryReport { entries, bytes, torn, lost, set_aside } = report;
+    let partitions = log.partitions().len();
+    info!(took_ms, partitions, entries, bytes, torn, "recovered {}", options.data_dir.display());
+    if let Some(lost) = lost {
+        warn!("acknowledged records may be lost here, and the directory has a new storage id: {lost}");
+    }
+    for path in set_aside {
+        warn!("set aside what nothing refers to, nothing of it was deleted: {}", path.display());
+    }
+    Ok(log)
+}
+
+impl Node {
+    fn new(options: BrokerOptions, env: Env, log: Log, bound: SocketAddr) -> Self {
+        let registry = Registry::default();
+        log.partitions().into_iter().for_each(|partition| {
+            registry.add(partition);
+        });
+        Self {
+            address: if options.advertise.is_empty() { bound.to_string() } else { options.advertise.clone() },
+            incarnation: Incarnation(env.random.next_id()),
+            started_at_ms: u64::try_from(env.clock.wall_ms()).unwrap_or(0),
+            lifecycle: Lifecycle::new(),
+            registry,
+            groups: Arc::default(),
+            budget: Budget::new(options.produce_bytes_max),
+            disk_reads: DiskReads::new(options.disk_reads_max),
+            streams: Arc::new(Semaphore::new(options.streams_max as usize)),
+            options,
+            env,
+            log,
+        }
+    }
+
+    pub(crate) fn options(&self) -> &BrokerOptions {
+        &self.options
+    }
+
+    /// The address that clients and sentinels dial.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.log.identity().expect("the identity was made before the log was opened")
+    }
+
+    /// Takes the sentinel's cluster for the broker's own, durably; from then on refuses any other.
+    pub(crate) async fn join_cluster(self: &Arc<Self>, cluster: ClusterId) -> Result<(), JoinError> {
+        let node = Arc::clone(self);
+        spawn_blocking(move || node.log.join_cluster(cluster)).await.expect("storing the cluster does not panic")
+    }
+
+    /// A partition that a request names.
+    ///
+    /// # Errors
+    /// Not held here. Whether it exists at all is for the sentinels to say: the route is to be refreshed.
+    pub(crate) fn partition(&self, id: PartitionId) -> Result<Arc<Partition>, RequestError> {
+        let found = self.registry.get(id);
+        if found.as_ref().is_none_or(|partition| partition.led().is_err()) {
+            self.ready()?;
+        }
+        found.ok_or_else(|| RequestError::NotLeader { partition: id.to_string() })
+    }
+
+    /// # Errors
+    /// The broker has not come so far, or is past it.
+    pub(crate) fn ready(&self) -> Result<(), RequestError> {
+        match self.lifecycle.phase() {
+            Phase::Starting => Err(RequestError::Starting),
+            Phase::Serving => Ok(()),
+            Phase::Stopping | Phase::Failed(_) => Err(RequestError::Stopping),
+        }
+    }
+
+    /// What was assigned is in force.
+    pub(crate) fn serve(&self) {
+        if self.lifecycle.serve() {
+            info!("broker {} serves", self.options.id);
+        }
+    }
+
+    /// Must not go on. Leads nothing from here on; the owner of the broker hears of it by [`Broker::stopped`].
+    pub(crate) fn fail(&self, reason: StopReason) {
+        if self.lifecycle.fail(reason.clone()) {
+            error!("broker {} must stop: {reason}", self.options.id);
+        }
+        self.registry.all().iter().for_each(|partition| partition.resign());
+    }
+}
+
+fn sentinels(options: &BrokerOptions) -> Result<Vec<(String, tonic::transport::Endpoint)>, StartError> {
+    if options.sentinels.is_empty() {
+        return Err(StartError::NoSentinel);
+    }
+    let dial = |address: &String| match endpoint(address) {
+        Some(endpoint) => Ok((address.clone(), endpoint)),
+        None => Err(StartError::SentinelAddress { address: address.clone() }),
+    };
+    options.sentinels.iter().map(dial).collect()
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listening = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    listening.await.map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+        _ => StartError::Listen { address, source },
+    })
+}

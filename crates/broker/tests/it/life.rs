@@ -1,0 +1,1 @@
+//! Starting, stopping, and the sentinel's coming and going.

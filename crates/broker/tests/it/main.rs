@@ -1,0 +1,14 @@
+//! The broker over real sockets and a real log, with a sentinel that is a script.
+//!
+//! Nothing here sleeps and hopes: a test waits for an event, with a deadline, or holds the disk still with a
+//! [`disk::GatedDisk`] while it looks.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
+mod disk;
+mod fetch;
+mod harness;
+mod life;
+mod produce;
+mod sentinel;
+mod unary;
