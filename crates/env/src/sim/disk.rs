@@ -241,7 +241,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
-        let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let bytes = slices.iter().map(|slice| &**slice).collect::<Vec<_>>().concat();
         self.writable()?.write(self.id, &self.path, position, bytes)
     }
 
