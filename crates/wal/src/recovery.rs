@@ -44,9 +44,9 @@ pub struct RecoveredEntry {
 /// Acknowledged bytes that are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corruption {
-    /// The segment.
+    /// The segment in which what is sound ends; what is damaged is here or at the beginning of the next one.
     pub segment: u64,
-    /// Where in it what is sound ends.
+    /// Where in it that is.
     pub offset: u32,
     /// The segment's file.
     pub file: PathBuf,
@@ -326,7 +326,7 @@ impl Walk<'_> {
     fn judge_end(&mut self, tail: &[Found], begun: usize) -> Result<(), RecoverError> {
         let end = self.recovery.end;
         let torn_group = self.recovery.group + u64::from(!self.partial);
-        let mut highest = None;
+        let mut highest = 0;
         for found in &tail[begun.saturating_sub(1)..] {
             let Some(header) = &found.header else {
                 // Perhaps never begun; but nobody can tell any more.
@@ -341,10 +341,10 @@ impl Walk<'_> {
         }
         // The folder's first segment is always a begun one, but in a log that crashed while it was made.
         let headless = begun == 0 && (tail[0].segment > 1 || self.from.is_some());
-        if headless || highest.is_some_and(|group| group > torn_group) {
+        if headless || highest > torn_group {
             let found = &tail[begun.saturating_sub(1)];
             self.lose(found, if begun == 0 { FIRST_ENTRY } else { end.offset });
-        } else if self.partial || highest.is_some() {
+        } else if self.partial || highest > 0 {
             self.recovery.torn = Some(Torn { position: end });
         }
         Ok(())

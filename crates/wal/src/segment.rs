@@ -202,22 +202,20 @@ impl<'a> SegmentReader<'a> {
         Ok(payload.and_then(|payload| Link::decode(&payload)).map(|link| (header, link)))
     }
 
-    /// The highest group of which an entry header stands at or behind `offset`.
+    /// The highest group of which an entry header stands at or behind `offset`; 0 if there is none.
     ///
     /// Looks at every place where one may stand, not only where a group may begin: one sound header left of a later
     /// group proves that the groups before it were synced, whatever became of the rest.
-    pub(crate) fn highest_group_from(&mut self, offset: u32) -> io::Result<Option<u64>> {
-        let mut highest = None;
+    pub(crate) fn highest_group_from(&mut self, offset: u32) -> io::Result<u64> {
+        let seed = self.seed;
+        let mut highest = 0;
         let mut at = offset.next_multiple_of(ENTRY_ALIGN as u32);
-        while at + ENTRY_HEADER_BYTES as u32 <= self.bytes {
-            let seed = self.seed;
+        while u64::from(at) + ENTRY_HEADER_BYTES as u64 <= u64::from(self.bytes) {
             let window = self.window(at, ENTRY_HEADER_BYTES)?;
             let bytes: &[u8; ENTRY_HEADER_BYTES] = window.try_into().expect("the window is a header long");
-            if highest.is_none_or(|highest| group_of(bytes) > highest)
-                && *bytes != [0; ENTRY_HEADER_BYTES]
-                && EntryHeader::decode(bytes, seed, at).is_some()
-            {
-                highest = Some(group_of(bytes));
+            // The group first: a comparison spares the CRC of all that is zero.
+            if group_of(bytes) > highest && EntryHeader::decode(bytes, seed, at).is_some() {
+                highest = group_of(bytes);
             }
             at += ENTRY_ALIGN as u32;
         }

@@ -223,7 +223,10 @@ impl<T: Send + 'static> Wal<T> {
     /// About how many bytes a recovery from `position` would read; each segment counts in full.
     pub fn bytes_since(&self, position: WalPosition) -> u64 {
         let end = self.end();
-        let segments = end.segment.saturating_sub(position.segment);
+        if position >= end {
+            return 0;
+        }
+        let segments = end.segment - position.segment;
         (segments * u64::from(self.shared.options.segment_bytes) + u64::from(end.offset))
             .saturating_sub(position.offset.into())
     }

@@ -58,6 +58,20 @@ fn the_script_does_all_that_there_is_to_do() {
 }
 
 #[test]
+fn a_segment_leaves_durably_before_it_is_overwritten() {
+    let (disk, _, _) = run(1, Faults::default());
+    let log = disk.log();
+    let mut left = 0;
+    for (operation, next) in log.iter().zip(&log[1..]) {
+        if operation.kind == "rename" && operation.path.extension().is_some_and(|extension| extension == "wal") {
+            assert_eq!(next.kind, "sync_dir");
+            left += 1;
+        }
+    }
+    assert!(left > 3);
+}
+
+#[test]
 fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
     for stop_at in 1..=operations() {
         let (disk, model, _) = run(stop_at, Faults { stop_at: Some(stop_at), ..Faults::default() });

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod behaviour;
 mod crash;
+mod damage;
 mod real;
 mod world;
