@@ -14,14 +14,14 @@ use goulette_types::{
 };
 
 /// A record and the revision that wrote it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct At<T> {
     revision: Revision,
     record: T,
 }
 
 /// The cluster's metadata.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Catalog {
     revision: Revision,
     cluster: Option<ClusterRecord>,
@@ -148,6 +148,9 @@ impl Catalog {
         for broker in self.partitions.get(&id).into_iter().flat_map(|at| &at.record.replicas) {
             if let Some(held) = self.held.get_mut(broker) {
                 held.remove(&id);
+                if held.is_empty() {
+                    self.held.remove(broker);
+                }
             }
         }
     }

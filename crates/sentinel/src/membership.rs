@@ -77,9 +77,13 @@ impl Membership {
     pub(crate) fn step(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Registered { broker, incarnation } => {
-                let stream = self.members.get(&broker).map_or(0, |member| member.stream);
+                let known = self.members.get(&broker);
+                let (stream, suspect) = known.map_or((0, false), |known| (known.stream, known.suspect));
                 let member = Member { incarnation, heard: now, stream, suspect: false, probing: false, accused: false };
-                self.members.insert(broker, member);
+                self.members.insert(broker.clone(), member);
+                if suspect {
+                    effects.push(Effect::Healthy { broker });
+                }
             }
             Event::Left { broker } => {
                 self.members.remove(&broker);
@@ -168,3 +172,6 @@ impl Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

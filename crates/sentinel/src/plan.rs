@@ -98,3 +98,6 @@ impl<'a> Draft<'a> {
         Step { guard: (counter, revision), changes: self.changes }
     }
 }
+
+#[cfg(test)]
+mod tests;

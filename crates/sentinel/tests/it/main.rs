@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+mod broker;
 mod discovery;
 mod harness;
+mod restart;
+mod topics;
