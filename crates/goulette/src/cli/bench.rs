@@ -1,0 +1,102 @@
+//! Flags of `goulette bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use goulette_client::Compression;
+use goulette_types::{Acks, TopicName};
+
+use super::HostPort;
+use crate::output::Output;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Send records as fast as they are acknowledged
+    Produce(ProduceFlags),
+    /// Read records as fast as they come
+    Consume(ConsumeFlags),
+    /// Write to the disk as a log does: sequentially, each write followed by a sync
+    Disk(DiskFlags),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProduceFlags {
+    #[command(flatten)]
+    pub(crate) target: TargetFlags,
+
+    /// Records to send
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) records: u64,
+
+    /// Size of each record's value, in bytes: random, so that nothing can compress it
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=(64 << 20)))]
+    pub(crate) size: u32,
+
+    /// Partitions of the topic, if it is created now
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) partitions: u32,
+
+    /// When a record counts as acknowledged: all, leader or none
+    #[arg(long, default_value = "all")]
+    pub(crate) acks: Acks,
+
+    /// Records that may be unacknowledged; bytes are bounded, too, as the library does it
+    #[arg(long, value_name = "RECORDS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) window: u32,
+
+    /// Size at which a batch is closed, in bytes [default: the library's]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1024..=(8 << 20)))]
+    pub(crate) batch_bytes: Option<u32>,
+
+    /// How long a batch waits for more records, in milliseconds [default: the library's]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub(crate) linger_ms: Option<u64>,
+
+    /// Compression of batches: none, gzip, snappy, lz4 or zstd
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    pub(crate) compression: Compression,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConsumeFlags {
+    #[command(flatten)]
+    pub(crate) target: TargetFlags,
+
+    /// Records to read, from the beginning [default: all that the topic holds now]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) records: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TargetFlags {
+    /// Sentinels, comma-separated
+    #[arg(long, value_name = "HOST:PORT,..", default_value = "127.0.0.1:50052", value_delimiter = ',')]
+    pub(crate) sentinel: Vec<HostPort>,
+
+    /// Topic
+    #[arg(long, default_value = "bench")]
+    pub(crate) topic: TopicName,
+
+    /// How to print: a table, or JSON for programs
+    #[arg(long, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DiskFlags {
+    /// Folder to write in; the files are removed afterwards
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(crate) dir: PathBuf,
+
+    /// How long each of the six measurements lasts, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub(crate) duration_ms: u64,
+
+    /// Size of the preallocated file, and the most that a growing one reaches, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range((1 << 20)..=(1 << 36)))]
+    pub(crate) file_bytes: u64,
+
+    /// How to print: a table, or JSON for programs
+    #[arg(long, default_value = "text")]
+    pub(crate) output: Output,
+}

@@ -1,0 +1,53 @@
+//! Flags of `goulette broker`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use goulette_types::BrokerId;
+
+use super::{HostPort, ListenAddress, LoggingFlags, SyncChoice};
+
+#[derive(Args, Debug)]
+pub(crate) struct BrokerFlags {
+    /// Name in the cluster, 1 to 64 of A-Z a-z 0-9 . _ -; the data folder remembers it
+    #[arg(long, default_value = "broker1")]
+    pub(crate) id: BrokerId,
+
+    /// Address to listen on, host:port; :port is every interface (there is no TLS yet)
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    pub(crate) address: ListenAddress,
+
+    /// Address that clients dial, host:port [default: the address; for every interface, the one of the default route]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<HostPort>,
+
+    /// Folder of the data, made if it is missing [default: data/<id>]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Sentinels, comma-separated
+    #[arg(long, value_name = "HOST:PORT,..", default_value = "127.0.0.1:50052", value_delimiter = ',')]
+    pub(crate) sentinel: Vec<HostPort>,
+
+    /// When a record counts as stored: always (after a sync, before the ack), interval:MS (a sync follows within MS milliseconds: a power cut may lose acknowledged records), never
+    #[arg(long, value_name = "POLICY", default_value = "always")]
+    pub(crate) sync: SyncChoice,
+
+    /// Largest record, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=(1 << 29)))]
+    pub(crate) record_bytes_max: u32,
+
+    /// Largest batch of records, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(1024..=(1 << 29)))]
+    pub(crate) batch_bytes_max: u32,
+
+    #[command(flatten)]
+    pub(crate) logging: LoggingFlags,
+}
+
+impl BrokerFlags {
+    /// The folder of the data.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| PathBuf::from("data").join(self.id.as_str()))
+    }
+}

@@ -1,0 +1,98 @@
+//! The command line: one file per subcommand's flags. Their texts are documentation: each flag tells default and unit.
+
+mod admin;
+mod bench;
+mod broker;
+mod client;
+mod logging;
+mod sentinel;
+mod topic;
+mod values;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use admin::{AddressFlags, LogLevelFlags};
+pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags};
+pub(crate) use broker::BrokerFlags;
+pub(crate) use client::{ClientFlags, Mode, Place, PrintField};
+pub(crate) use logging::{LevelSetting, LoggingFlags};
+pub(crate) use sentinel::SentinelFlags;
+pub(crate) use topic::{AlterFlags, CreateFlags, DeleteFlags, DescribeFlags, ListFlags, TopicCommand};
+pub(crate) use values::{HostPort, KeyValue, ListenAddress, SyncChoice};
+
+/// Version, commit and target, as `--version` and `info` tell them.
+pub(crate) const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("GOULETTE_COMMIT"), ", ", env!("GOULETTE_TARGET"), ")");
+
+/// Goulette: a distributed message queue. An acknowledged message is on the disk.
+#[derive(Debug, Parser)]
+#[command(name = "goulette", version = VERSION, propagate_version = true, disable_help_subcommand = true)]
+#[command(max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Flags may be written -flag VALUE, -flag=VALUE, --flag VALUE or --flag=VALUE; switches also -flag=false.
+Called by the name broker, sentinel or client (as a link), the binary acts as that command.
+Exit codes: 0 success, 1 failure, 2 usage, 3 unreachable.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a broker: it stores messages and serves them
+    ///
+    /// It keeps its data in one folder: a write-ahead log, and files for each partition. It serves as soon as it has
+    /// read that folder and a sentinel knows it. SIGTERM and SIGINT stop it within 10 seconds, losing nothing; SIGHUP
+    /// reopens the log file and reads the log level again.
+    Broker(BrokerFlags),
+    /// Run a sentinel: it knows the topics and which broker leads what
+    ///
+    /// In this version there is one sentinel, which keeps the metadata in its own folder ("traditional mode"): start
+    /// it with -enable-embedded-etcd=false. SIGTERM and SIGINT stop it within 10 seconds; SIGHUP reopens the log file
+    /// and reads the log level again.
+    Sentinel(SentinelFlags),
+    /// Send messages, or print them
+    ///
+    /// A producer sends one message, or each line of a file or of standard input (a line is the bytes between two line
+    /// feeds; bytes after the last one are a message too), and succeeds only if every one was acknowledged. A consumer
+    /// prints each value and a line feed until Ctrl-C, or until -count or -until-end is met.
+    Client(ClientFlags),
+    /// Create, list, describe, alter and delete topics
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Measure producing, consuming, and the disk beneath
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Ask a broker or sentinel whether it serves: exit code 0 yes, 1 not now, 3 unreachable
+    Health(AddressFlags),
+    /// Show or change the log level of a running broker or sentinel
+    LogLevel(LogLevelFlags),
+    /// Show what a running broker or sentinel says of itself
+    Info(AddressFlags),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_and_command_is_explained() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+            for subcommand in command.get_subcommands() {
+                assert!(subcommand.get_about().is_some(), "{}", subcommand.get_name());
+                check(subcommand);
+            }
+        }
+        check(&Cli::command());
+    }
+}

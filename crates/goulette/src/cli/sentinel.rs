@@ -1,0 +1,73 @@
+//! Flags of `goulette sentinel`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+use goulette_types::{ClusterId, SentinelId};
+
+use super::{HostPort, ListenAddress, LoggingFlags};
+
+#[derive(Args, Debug)]
+pub(crate) struct SentinelFlags {
+    /// Name in the cluster, 1 to 64 of A-Z a-z 0-9 . _ -; the data folder remembers it
+    #[arg(long, default_value = "sentinel1")]
+    pub(crate) id: SentinelId,
+
+    /// Address to listen on, host:port; :port is every interface (there is no TLS yet)
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50052")]
+    pub(crate) address: ListenAddress,
+
+    /// Address that brokers and clients dial, host:port [default: the address; for every interface, the one of the default route]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<HostPort>,
+
+    /// Folder of the metadata, made if it is missing [default: data/sentinel_<id>]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Create a topic at its first use
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) auto_create_topics: bool,
+
+    /// Partitions of a topic that is created without a number
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) default_partitions: u32,
+
+    /// Replicas wanted of each partition of a topic that is created without a number
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) default_replication_factor: u32,
+
+    /// Id of a new cluster, 32 hexadecimal digits [default: a random one]; a cluster that exists keeps its own
+    #[arg(long, value_name = "ID")]
+    pub(crate) cluster_id: Option<ClusterId>,
+
+    /// Run an etcd inside of the sentinel for the metadata: not in this version, say false
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "etcd")]
+    pub(crate) enable_embedded_etcd: bool,
+
+    /// External etcd servers for the metadata, host:port, comma-separated: not in this version
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', help_heading = "etcd")]
+    pub(crate) etcd_endpoints: Vec<String>,
+
+    /// Port of the embedded etcd for its clients
+    #[arg(long, value_name = "PORT", default_value_t = 2379, help_heading = "etcd")]
+    pub(crate) etcd_port: u16,
+
+    /// Port of the embedded etcd for its peers
+    #[arg(long, value_name = "PORT", default_value_t = 2380, help_heading = "etcd")]
+    pub(crate) etcd_peer_port: u16,
+
+    /// Folder of the embedded etcd
+    #[arg(long, value_name = "FOLDER", default_value = "default.etcd", help_heading = "etcd")]
+    pub(crate) etcd_data_dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) logging: LoggingFlags,
+}
+
+impl SentinelFlags {
+    /// The folder of the metadata.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| PathBuf::from(format!("data/sentinel_{}", self.id)))
+    }
+}

@@ -1,0 +1,213 @@
+//! `goulette bench produce`: one producer, as fast as records are acknowledged.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use goulette_client::{Client, Delivery, Producer, ProducerOptions, ProducerRecord, SendError, TopicSpec};
+use goulette_env::{Env, Random};
+use goulette_types::{ErrorKind, TopicName};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::{mb_per_s, now, round};
+use crate::{
+    cli::ProduceFlags,
+    commands::connect,
+    exit::Failure,
+    output::{Output, Table, print, print_json},
+    progress,
+};
+
+/// Random bytes to cut values from. Far more than a codec looks back, so that nothing can be compressed.
+const POOL_BYTES: usize = 64 << 20;
+/// Records whose acks are watched together; enough to make the watching cheap.
+const WATCHED: usize = 256;
+
+#[derive(Debug, Serialize)]
+struct Figures {
+    topic: String,
+    acks: String,
+    records: u64,
+    record_bytes: u32,
+    seconds: f64,
+    records_per_s: f64,
+    mb_per_s: f64,
+    ack_ms_p50: f64,
+    ack_ms_p99: f64,
+    ack_ms_p999: f64,
+    ack_ms_max: f64,
+}
+
+pub(crate) async fn run(flags: ProduceFlags) -> Result<(), Failure> {
+    let topic = &flags.target.topic;
+    let client = connect(&flags.target.sentinel).await?;
+    make_topic(&client, topic, flags.partitions).await?;
+    let defaults = ProducerOptions::default();
+    let options = ProducerOptions {
+        window_records: flags.window as usize,
+        batch_bytes: flags.batch_bytes.map_or(defaults.batch_bytes, |bytes| bytes as usize),
+        linger: flags.linger_ms.map_or(defaults.linger, Duration::from_millis),
+        acks: flags.acks,
+        compression: flags.compression,
+        ..defaults
+    };
+    let producer = Producer::new(&client, topic, options).await?;
+    let values = Values::new(&*Env::real().random, flags.size as usize);
+
+    let (watch, watched) = mpsc::channel(flags.window as usize / WATCHED + 1);
+    let latencies = tokio::spawn(observe(watched));
+    let begun = now();
+    let sent = send(&producer, &values, flags.records, watch).await;
+    let flushed = producer.flush().await;
+    let seconds = begun.elapsed().as_secs_f64();
+    sent.and(flushed).map_err(|error| Failure::failed(format_args!("not every record was acknowledged: {error}")))?;
+    producer.close().await.map_err(Failure::failed)?;
+    let latencies = latencies.await.map_err(Failure::failed)?;
+
+    let ms = |quantile| round(latencies.value_at_quantile(quantile) as f64 / 1e6);
+    let figures = Figures {
+        topic: topic.to_string(),
+        acks: flags.acks.to_string(),
+        records: flags.records,
+        record_bytes: flags.size,
+        seconds: round(seconds),
+        records_per_s: round(flags.records as f64 / seconds),
+        mb_per_s: mb_per_s(flags.records * u64::from(flags.size), seconds),
+        ack_ms_p50: ms(0.5),
+        ack_ms_p99: ms(0.99),
+        ack_ms_p999: ms(0.999),
+        ack_ms_max: ms(1.0),
+    };
+    match flags.target.output {
+        Output::Json => print_json(&figures),
+        Output::Text => print(&table(&figures).to_string()),
+    }
+}
+
+async fn make_topic(client: &Client, topic: &TopicName, partitions: u32) -> Result<(), Failure> {
+    let spec = TopicSpec { partitions, ..TopicSpec::default() };
+    match client.admin().create_topic(topic, spec).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A record's moment of sending, and its outcome to come.
+type Watched = Vec<(Instant, Delivery)>;
+
+async fn send(
+    producer: &Producer,
+    values: &Values,
+    records: u64,
+    watch: mpsc::Sender<Watched>,
+) -> Result<(), SendError> {
+    let progress = progress::of_records(records);
+    let mut watched = Watched::with_capacity(WATCHED);
+    for number in 0..records {
+        let record = ProducerRecord::new(values.get(number));
+        let sent_at = now();
+        let delivery = match producer.send_nowait(&record) {
+            Err(SendError::WindowFull { .. }) => {
+                hand_over(&watch, &mut watched).await;
+                producer.send(record).await?
+            }
+            taken => taken?,
+        };
+        watched.push((sent_at, delivery));
+        if watched.len() == WATCHED {
+            hand_over(&watch, &mut watched).await;
+            progress.inc(WATCHED as u64);
+        }
+    }
+    hand_over(&watch, &mut watched).await;
+    progress.finish_and_clear();
+    Ok(())
+}
+
+async fn hand_over(watch: &mpsc::Sender<Watched>, watched: &mut Watched) {
+    // The observer ends after us; were it gone, the missing latencies would show.
+    let _ = watch.send(std::mem::replace(watched, Watched::with_capacity(WATCHED))).await;
+}
+
+/// Notes how long each record took from `send` to its ack, in nanoseconds.
+async fn observe(mut watched: mpsc::Receiver<Watched>) -> Histogram<u64> {
+    let mut latencies = super::latencies();
+    while let Some(some) = watched.recv().await {
+        for (sent_at, delivery) in some {
+            if delivery.await.is_ok() {
+                latencies.saturating_record(sent_at.elapsed().as_nanos() as u64);
+            }
+        }
+    }
+    latencies
+}
+
+/// Values to send, made before the clock starts.
+struct Values {
+    pool: Bytes,
+    size: usize,
+}
+
+impl Values {
+    fn new(random: &dyn Random, size: usize) -> Self {
+        // SplitMix64 (Steele, Lea, Flood 2014): the system's own generator would take seconds.
+        let mut state = random.next_u64();
+        let mut pool = Vec::with_capacity(POOL_BYTES + size);
+        while pool.len() < POOL_BYTES + size {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut word = state;
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            pool.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
+        }
+        Self { pool: pool.into(), size }
+    }
+
+    fn get(&self, number: u64) -> Bytes {
+        let at = (number.wrapping_mul(self.size as u64) % POOL_BYTES as u64) as usize;
+        self.pool.slice(at..at + self.size)
+    }
+}
+
+fn table(figures: &Figures) -> Table {
+    let mut table = Table::new(&[
+        "records",
+        "bytes each",
+        "acks",
+        "seconds",
+        "records/s",
+        "MB/s",
+        "ack p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+    ]);
+    table.row([
+        figures.records.to_string(),
+        figures.record_bytes.to_string(),
+        figures.acks.clone(),
+        format!("{:.2}", figures.seconds),
+        format!("{:.0}", figures.records_per_s),
+        format!("{:.1}", figures.mb_per_s),
+        format!("{:.2}", figures.ack_ms_p50),
+        format!("{:.2}", figures.ack_ms_p99),
+        format!("{:.2}", figures.ack_ms_p999),
+    ]);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_their_size_and_differ() {
+        let values = Values::new(&goulette_env::RealRandom, 100);
+        assert_eq!(values.get(0).len(), 100);
+        assert_ne!(values.get(0), values.get(1));
+        let last = u64::MAX / 100;
+        assert_eq!(values.get(last).len(), 100);
+        assert!(Values::new(&goulette_env::RealRandom, 0).get(7).is_empty());
+    }
+}

@@ -1,0 +1,66 @@
+//! `goulette broker`: one broker, until it is told to stop.
+
+use goulette_broker::{Broker, BrokerOptions, StartError};
+use goulette_env::Env;
+use goulette_logging::{Chain, info};
+use goulette_types::ErrorKind;
+use goulette_wal::SyncPolicy;
+use tokio::time::timeout;
+
+use super::service::{self, STOP_DEADLINE};
+use crate::{
+    cli::{BrokerFlags, SyncChoice, VERSION},
+    exit::Failure,
+    signals::Stop,
+};
+
+pub(crate) async fn run(flags: BrokerFlags) -> Result<(), Failure> {
+    let log_name = format!("broker_{}.log", flags.id);
+    service::run(&flags.logging, &log_name, async |stop| serve(&flags, stop).await).await
+}
+
+async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
+    info!("goulette {VERSION}: broker {} starts on {}", flags.id, flags.data_dir().display());
+    let broker = tokio::select! {
+        started = Broker::start(options(flags), Env::real()) => started.map_err(|error| refused(&error))?,
+        () = stop.wished() => return Ok(()),
+    };
+    let reason = tokio::select! {
+        () = stop.wished() => None,
+        reason = broker.stopped() => Some(reason),
+    };
+    let stopped = timeout(STOP_DEADLINE, broker.stop()).await;
+    match (reason, stopped) {
+        (Some(reason), _) => Err(Failure::failed(format_args!("broker {} stopped: {reason}", flags.id))),
+        (None, Ok(Ok(()))) => {
+            info!("broker {} stopped", flags.id);
+            Ok(())
+        }
+        (None, Ok(Err(error))) => Err(Failure::failed(Chain(&error))),
+        (None, Err(_)) => {
+            let seconds = STOP_DEADLINE.as_secs();
+            Err(Failure::failed(format_args!("the log did not close within {seconds} s: the next start recovers it")))
+        }
+    }
+}
+
+fn options(flags: &BrokerFlags) -> BrokerOptions {
+    let sentinels = flags.sentinel.iter().map(ToString::to_string).collect();
+    let mut options = BrokerOptions::new(flags.id.clone(), flags.address.socket, flags.data_dir(), sentinels);
+    options.advertise = service::advertised(&flags.address, flags.advertise.as_ref());
+    options.limits.record_bytes_max = flags.record_bytes_max;
+    options.limits.batch_bytes_max = flags.batch_bytes_max;
+    options.log.wal.sync = match flags.sync {
+        SyncChoice::Always => SyncPolicy::Always,
+        SyncChoice::Interval(interval) => SyncPolicy::Interval(interval),
+        SyncChoice::Never => SyncPolicy::Never,
+    };
+    options
+}
+
+fn refused(error: &StartError) -> Failure {
+    match error.kind() {
+        ErrorKind::Invalid => Failure::usage(Chain(error)),
+        _ => Failure::failed(Chain(error)),
+    }
+}

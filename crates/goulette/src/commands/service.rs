@@ -1,0 +1,55 @@
+//! What broker and sentinel have in common as processes: a log file, signals, and an orderly end.
+
+use std::time::Duration;
+
+use goulette_logging::{close, error, warn};
+
+use crate::{
+    cli::{HostPort, ListenAddress, LoggingFlags},
+    exit::Failure,
+    signals::{self, Stop},
+};
+
+/// How long an orderly end may take.
+pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs `serve` with its log in `log_name`, until it returns.
+pub(super) async fn run(
+    logging: &LoggingFlags,
+    log_name: &str,
+    serve: impl AsyncFnOnce(Stop) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    logging.init(log_name)?;
+    log_panics();
+    let stop = signals::stop()?;
+    signals::answer_hangup(logging.log_level.clone())?;
+    let result = serve(stop).await;
+    if let Err(failure) = &result {
+        error!("{failure}");
+    }
+    close();
+    result
+}
+
+/// The address that others dial; warns if the one that is listened on is open to the network.
+pub(super) fn advertised(address: &ListenAddress, advertise: Option<&HostPort>) -> String {
+    let advertised = advertise.map_or_else(|| address.dialable(), ToString::to_string);
+    if address.is_public() {
+        let warning = format!(
+            "listening on {address}, advertised as {advertised}, without TLS: whoever reaches that port can read and \
+             write everything, so keep it within a trusted network"
+        );
+        warn!("{warning}");
+        eprintln!("warning: {warning}");
+    }
+    advertised
+}
+
+/// A panic is a defect, and the log is where its traces are looked for.
+fn log_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        error!("{panic}");
+        print(panic);
+    }));
+}
