@@ -115,7 +115,7 @@ async fn reading_starts_where_it_was_asked_to() {
         (At::TimestampMs(5000), 3),
     ];
     for (start, expected) in cases {
-        let open = pb::FetchOpen { start: at(start.clone()), ..open(partition, 0) };
+        let open = pb::FetchOpen { start: at(start), ..open(partition, 0) };
         let first = Reader::open(&mut client, open, 0).await.frame().await;
         assert_eq!((first.start, first.committed), (Some(expected), 3), "{start:?}");
     }

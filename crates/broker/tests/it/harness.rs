@@ -143,11 +143,6 @@ impl Producer {
         assert_eq!(ack.request_id, id);
         ack.error.expect("it is refused")
     }
-
-    /// Says that nothing more comes.
-    pub(crate) fn finish(self) -> Streaming<pb::ProduceResponse> {
-        self.answers
-    }
 }
 
 pub(crate) fn request(partition: PartitionId, batch: pb::Batch) -> pb::ProduceRequest {
