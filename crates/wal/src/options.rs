@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     entry::{ENTRY_ALIGN, ENTRY_HEADER_BYTES},
-    segment::{FIRST_ENTRY, GROUP_ALIGN, LINK_BYTES},
+    segment::{FIRST_ENTRY, GROUP_ALIGN, LINK_BYTES, is_segment_length},
 };
 
 /// When a written group counts as committed.
@@ -57,13 +57,14 @@ impl WalOptions {
     /// The longest payload that fits into one segment.
     pub fn payload_bytes_max(&self) -> u32 {
         // The first group of a segment also carries the link to the segment before.
-        self.segment_bytes - FIRST_ENTRY - LINK_BYTES - ENTRY_HEADER_BYTES as u32 - ENTRY_ALIGN as u32
+        let other = FIRST_ENTRY + LINK_BYTES + ENTRY_HEADER_BYTES as u32 + ENTRY_ALIGN as u32;
+        self.segment_bytes.saturating_sub(other)
     }
 
     /// All that is wrong with the options, in words; empty if nothing is.
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
-        if !(16 << 10..=1 << 30).contains(&self.segment_bytes) || !self.segment_bytes.is_multiple_of(GROUP_ALIGN) {
+        if !is_segment_length(self.segment_bytes) {
             mistakes.push(format!(
                 "segment_bytes is {}: not a multiple of {GROUP_ALIGN} from 16384 to 1073741824",
                 self.segment_bytes

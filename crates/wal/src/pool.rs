@@ -265,7 +265,11 @@ impl Pool {
         let encoded = header.encode();
         block[..encoded.len()].copy_from_slice(&encoded);
         let path = dir.join(segment_name(segment));
-        file.write_all_at(&block, 0).doing("write", &from)?;
+        if let Err(failure) = file.write_all_at(&block, 0).doing("write", &from) {
+            // Where there is no space to write over what is there, the file is as good as before.
+            self.lock().spares.push_front(from);
+            return Err(failure);
+        }
         file.sync_data().doing("sync", &from)?;
         disk.rename(&from, &path).doing("rename", &from)?;
         disk.sync_dir(dir).doing("sync", dir)?;

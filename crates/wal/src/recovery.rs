@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -82,6 +82,14 @@ pub struct Recovery {
     accepted: bool,
 }
 
+impl fmt::Debug for Recovery {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { end, torn, lost, entries, .. } = self;
+        let mut out = out.debug_struct("Recovery");
+        out.field("end", end).field("torn", torn).field("lost", lost).field("entries", entries).finish_non_exhaustive()
+    }
+}
+
 impl Recovery {
     /// Lets the log be opened though acknowledged entries are gone: from then on it ends where the sound ones end.
     /// The segments behind the corruption are kept, renamed to `*.lost`.
@@ -150,6 +158,8 @@ pub(crate) fn recover(
         group: 0,
         accepted: false,
     };
+    // The end of an empty log is before its first segment.
+    let from = from.filter(|from| from.segment > 0);
     let Some(&oldest) = recovery.segments.first() else {
         return match from {
             Some(from) => Err(RecoverError::Missing { file: dir.join(segment_name(from.segment)) }),
@@ -170,7 +180,7 @@ fn list(env: &Env, dir: &Path) -> Result<BTreeSet<u64>, Failure> {
     }
     env.disk.sync_dir(dir).doing("sync", dir)?;
     let entries = env.disk.read_dir(dir).doing("list", dir)?;
-    Ok(entries.iter().filter_map(|entry| parse_segment_name(&entry.name)).collect())
+    Ok(entries.iter().filter_map(|entry| parse_segment_name(&entry.name)).filter(|&segment| segment > 0).collect())
 }
 
 /// Opens the segments from `first` on and checks that each is what its name says.
@@ -245,6 +255,9 @@ impl Walk<'_> {
                 return Ok(());
             };
             self.walk_segment(found, &header, stated_end)?;
+            if self.recovery.lost.is_some() {
+                return Ok(());
+            }
             // A begun successor proves that all of this segment had been synced. (One whose link cannot be read comes
             // next, and is the loss.)
             if stated_end.is_some_and(|end| end != self.recovery.end.offset) {
@@ -262,6 +275,11 @@ impl Walk<'_> {
         })
     }
 
+    /// The group of the entry that would come next.
+    fn next_group(&self) -> u64 {
+        self.recovery.group.saturating_add(u64::from(!self.partial))
+    }
+
     /// Visits the segment's entries up to the stated end, else up to the first bad one; `recovery.end` says where.
     fn walk_segment(
         &mut self,
@@ -277,25 +295,32 @@ impl Walk<'_> {
         let misplaced = || RecoverError::Position { file: found.path.clone(), from: at(visit_from) };
         self.partial = false;
         let mut offset = FIRST_ENTRY;
+        // Where a header in the part that is not asked for is bad. No harm, if the part that is asked for is there.
+        let mut skipped = None;
         loop {
             self.recovery.end = at(offset);
             if stated_end == Some(offset) {
                 return if offset < visit_from { Err(misplaced()) } else { Ok(()) };
             }
-            let expected = self.recovery.group + u64::from(!self.partial);
+            let expected = self.next_group();
             let entry = reader.header_at(offset, limit);
             let entry = entry.doing("read", &found.path)?.filter(|entry| {
-                // Behind a bad header in the part that is not asked for, the group is only known from here on.
-                (entry.group == expected || offset == visit_from && entry.group > expected)
+                (entry.group == expected || skipped.is_some() && entry.group > expected)
                     && entry.is_link() == (offset == FIRST_ENTRY)
             });
             let Some(entry) = entry else {
                 if offset < visit_from {
+                    skipped = Some(offset);
                     offset = visit_from;
                     continue;
                 }
+                if let Some(skipped) = skipped {
+                    self.recovery.end = at(skipped);
+                    self.lose(found, skipped);
+                }
                 return Ok(());
             };
+            skipped = None;
             let mut next = offset + stored_bytes(entry.payload_bytes.into()) as u32;
             if entry.is_last() {
                 next = next.next_multiple_of(GROUP_ALIGN);
@@ -325,7 +350,7 @@ impl Walk<'_> {
     /// Tells a torn tail from a corruption, once all begun segments were walked.
     fn judge_end(&mut self, tail: &[Found], begun: usize) -> Result<(), RecoverError> {
         let end = self.recovery.end;
-        let torn_group = self.recovery.group + u64::from(!self.partial);
+        let torn_group = self.next_group();
         let mut highest = 0;
         for found in &tail[begun.saturating_sub(1)..] {
             let Some(header) = &found.header else {

@@ -56,6 +56,11 @@ fn parse_name(name: &str, suffix: &str) -> Option<u64> {
     (digits.len() == NAME_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
+/// Whether a segment may be so long: whole blocks, at least four, at most 1 GiB.
+pub(crate) fn is_segment_length(bytes: u32) -> bool {
+    (4 * GROUP_ALIGN..=1 << 30).contains(&bytes) && bytes.is_multiple_of(GROUP_ALIGN)
+}
+
 /// Makes the CRC of an entry's header depend on the segment, on its present life (the salt) and on the position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seed(u32);
@@ -114,15 +119,17 @@ impl SegmentHeader {
         if bytes[..8] != MAGIC || u32_at(bytes, 12) != crc32c::crc32c(&checked) {
             return Err(HeaderError::Corrupt);
         }
-        match u32_at(bytes, 8) {
-            FORMAT_VERSION => Ok(Self {
-                log: u128::from(u64_at(bytes, 16)) | u128::from(u64_at(bytes, 24)) << 64,
-                segment: u64_at(bytes, 32),
-                salt: u64_at(bytes, 40),
-                segment_bytes: u32_at(bytes, 48),
-            }),
-            version => Err(HeaderError::Version(version)),
+        let version = u32_at(bytes, 8);
+        if version != FORMAT_VERSION {
+            return Err(HeaderError::Version(version));
         }
+        let header = Self {
+            log: u128::from(u64_at(bytes, 16)) | u128::from(u64_at(bytes, 24)) << 64,
+            segment: u64_at(bytes, 32),
+            salt: u64_at(bytes, 40),
+            segment_bytes: u32_at(bytes, 48),
+        };
+        if is_segment_length(header.segment_bytes) { Ok(header) } else { Err(HeaderError::Corrupt) }
     }
 }
 

@@ -159,8 +159,13 @@ impl<T: Send + 'static> Wal<T> {
         };
         let pool = Arc::new(Pool::open(config, recovery.segments)?);
         let prepared = pool.prepare(link.segment + 1)?;
-        let committer =
-            Committer::start(Arc::clone(&pool), prepared, link, recovery.group + 1, options.group_bytes_max)?;
+        let committer = Committer::start(
+            Arc::clone(&pool),
+            prepared,
+            link,
+            recovery.group.saturating_add(1),
+            options.group_bytes_max,
+        )?;
         shared.lock().end = committer.end();
 
         let mut wal = Self { shared: Arc::clone(&shared), pool: Arc::clone(&pool), writer: None, helper: None };
@@ -274,15 +279,31 @@ impl<T> Wal<T> {
     fn stop(&mut self) {
         self.shared.lock().closing = true;
         self.shared.wake.notify_all();
-        let writer = self.writer.take().map(JoinHandle::join);
+        let writer = self.writer.take().map(join);
         self.pool.close();
-        let helper = self.helper.take().map(JoinHandle::join);
-        if matches!(writer, Some(Err(_))) || matches!(helper, Some(Err(_))) {
+        let helper = self.helper.take().map(join);
+        if writer == Some(Joined::Panicked) || helper == Some(Joined::Panicked) {
             self.shared
                 .lock()
                 .ended
                 .get_or_insert(WalError::Poisoned { reason: "a thread of the log panicked".into() });
         }
+    }
+}
+
+/// How a thread of the log came to its end.
+#[derive(PartialEq, Eq)]
+enum Joined {
+    Ended,
+    Panicked,
+}
+
+fn join(thread: JoinHandle<()>) -> Joined {
+    // Should a sink hold the last handle, the log is dropped on its own thread, which then ends by itself.
+    if thread.thread().id() == std::thread::current().id() || thread.join().is_ok() {
+        Joined::Ended
+    } else {
+        Joined::Panicked
     }
 }
 

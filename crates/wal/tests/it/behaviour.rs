@@ -169,6 +169,27 @@ fn a_failed_write_poisons() {
 }
 
 #[test]
+fn a_log_may_be_dropped_by_its_own_sink() {
+    struct Last(mpsc::Receiver<Wal<u64>>, mpsc::Sender<()>);
+    impl Sink<u64> for Last {
+        fn committed(&mut self, _entries: &mut Vec<Committed<u64>>) {
+            drop(self.0.recv_timeout(DEADLINE).unwrap());
+            self.1.send(()).unwrap();
+        }
+
+        fn failed(&mut self, _tags: Vec<u64>, _error: &WalError) {}
+    }
+    let (hand_over, wal) = mpsc::channel();
+    let (dropped, done) = mpsc::channel();
+    let env = SimDisk::from_seed(1).env();
+    let recovery = Wal::<u64>::recover(&env, Path::new(DIR), small(), None, &mut |_| Ok(())).unwrap();
+    let wal_handle = Wal::open(recovery, Box::new(Last(wal, dropped))).unwrap();
+    wal_handle.append(entry(1, 10)).unwrap();
+    hand_over.send(wal_handle).unwrap();
+    done.recv_timeout(DEADLINE).unwrap();
+}
+
+#[test]
 fn poison_from_outside_stops_the_log() {
     let disk = SimDisk::from_seed(1);
     let session = open(&disk, small());
@@ -322,6 +343,31 @@ fn never_syncs_only_at_the_end_and_an_interval_when_it_is_over() {
         std::thread::yield_now();
     }
     session.wal.close().unwrap();
+}
+
+#[test]
+fn a_segment_is_synced_before_the_next_one_is_begun_under_every_policy() {
+    let disk = SimDisk::from_seed(1);
+    let session = open(&disk, WalOptions { sync: SyncPolicy::Never, ..small() });
+    let mut last = None;
+    for tag in 0..9 {
+        session.wal.append(entry(tag, 3_000)).unwrap();
+        last = Some(session.committed().1);
+    }
+    let mut found = std::collections::BTreeSet::new();
+    let visit = &mut |entry: goulette_wal::RecoveredEntry| {
+        found.insert((entry.position.segment, entry.payload[0]));
+        Ok(())
+    };
+    let recovery =
+        Wal::<u64>::recover(&disk.crash(Unsynced::None).env(), Path::new(DIR), small(), None, visit).unwrap();
+    assert_eq!(recovery.lost, None);
+    // The segment that was being filled may be gone, none before it.
+    let whole = last.unwrap().segment - 1;
+    assert_eq!(
+        found.into_iter().map(|(_, tag)| u64::from(tag)).collect::<Vec<_>>(),
+        (0..whole * 3 - 1).collect::<Vec<_>>()
+    );
 }
 
 #[test]

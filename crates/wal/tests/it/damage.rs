@@ -232,6 +232,46 @@ fn a_log_that_ends_before_the_checkpoint_is_a_loss() {
 }
 
 #[test]
+fn damage_before_the_checkpoint_matters_only_if_nothing_stands_at_the_checkpoint() {
+    let options = WalOptions { segment_bytes: 64 << 10, ..small() };
+    let disk = SimDisk::from_seed(5);
+    let mut model = Model::default();
+    let session = model.open(&disk, options.clone()).unwrap();
+    let starts: Vec<_> = (0..4).map(|_| session.group(&mut model, 3).unwrap()).collect();
+    drop(session);
+    let mut files = disk.files();
+    let recover = |files: &Files, from| {
+        let mut found = 0;
+        let visit = &mut |_| {
+            found += 1;
+            Ok(())
+        };
+        let env = disk_of(files).env();
+        let recovery = Wal::<u64>::recover(&env, Path::new(DIR), options.clone(), Some(from), visit).unwrap();
+        (recovery.lost.map(|lost| lost.offset), found)
+    };
+    let bytes = files.get_mut(&name(1)).unwrap();
+    bytes[starts[1].offset as usize] ^= 1;
+    assert_eq!(recover(&files, starts[1]), (Some(starts[1].offset), 0));
+    assert_eq!(recover(&files, starts[2]), (None, 6));
+    files.get_mut(&name(1)).unwrap()[starts[2].offset as usize..].fill(0);
+    assert_eq!(recover(&files, starts[2]), (Some(starts[1].offset), 0));
+}
+
+#[test]
+fn the_end_of_an_empty_log_is_a_place_to_read_from() {
+    let disk = SimDisk::from_seed(5);
+    let recovery = Model::default().recover(&disk, small()).unwrap();
+    let from = Some(recovery.end);
+    assert_eq!(Wal::<u64>::recover(&disk.env(), Path::new(DIR), small(), from, &mut |_| Ok(())).unwrap().entries, 0);
+    let mut model = Model::default();
+    let session = model.open(&disk, small()).unwrap();
+    session.group(&mut model, 3).unwrap();
+    drop(session);
+    assert_eq!(Wal::<u64>::recover(&disk.env(), Path::new(DIR), small(), from, &mut |_| Ok(())).unwrap().entries, 3);
+}
+
+#[test]
 fn entries_from_another_life_of_the_same_segment_never_rise() {
     // Two outcomes of one crash go on, each in a segment of the same number.
     let disk = SimDisk::from_seed(5);
