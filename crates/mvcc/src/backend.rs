@@ -1,22 +1,133 @@
-//! redb's file, on our disk: the adapter through which the simulated disk reaches it.
+//! redb's file on our disk: making it, opening it, and the adapter through which the simulated disk reaches it.
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
-use goulette_env::DiskFile;
+use goulette_env::{Disk, DiskFile, OpenMode};
+use redb::{Database, ReadableDatabase};
+
+use crate::{
+    OpenError,
+    revision::{COMPACTED, CURRENT, FORMAT, HISTORY, INDEX, STATE},
+};
+
+/// The layout that this binary writes, and the newest that it reads.
+const FORMAT_KNOWN: u64 = 1;
+/// The revision of a store in which nothing was ever written, as in etcd.
+const REVISION_FIRST: u64 = 1;
+/// Pages that redb keeps in memory. Metadata is small; what is read often is cached above.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// An open file, and what its state says.
+pub(crate) struct Opened {
+    pub(crate) database: Database,
+    pub(crate) revision: u64,
+    pub(crate) compacted: u64,
+}
+
+/// Opens the file in `folder`, which the caller has locked; makes it if it is not there.
+pub(crate) fn open(disk: &dyn Disk, folder: &Path) -> Result<Opened, OpenError> {
+    let path = folder.join("mvcc.redb");
+    let open = || {
+        if !disk.exists(&path)? {
+            create(disk, folder, &path)?;
+        }
+        open_existing(disk, &path)
+    };
+    open().map_err(|failure| match failure {
+        Failure::Newer { found } => OpenError::Newer { path: path.clone(), found, known: FORMAT_KNOWN },
+        Failure::Io(source) => OpenError::Io { path: path.clone(), source },
+        Failure::Database(source) => OpenError::Database { path: path.clone(), source },
+    })
+}
+
+/// Makes an empty store. redb cannot open a file whose making a crash has interrupted, so the file gets its name only
+/// when it is whole.
+fn create(disk: &dyn Disk, folder: &Path, path: &Path) -> Result<(), Failure> {
+    // Everything on the way to the file must be as durable as what will be stored in it. A folder that we may not
+    // read is none that we have made.
+    for above in folder.ancestors() {
+        match disk.sync_dir(above) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error.into()),
+            _ => {}
+        }
+    }
+    let draft = folder.join("mvcc.redb.new");
+    if disk.exists(&draft)? {
+        disk.remove_file(&draft)?;
+    }
+    let database = database(&draft, disk.open(&draft, OpenMode::CreateNew)?)?;
+    let write = database.begin_write()?;
+    write.open_table(HISTORY)?;
+    write.open_table(INDEX)?;
+    {
+        let mut state = write.open_table(STATE)?;
+        state.insert(FORMAT, FORMAT_KNOWN)?;
+        state.insert(CURRENT, REVISION_FIRST)?;
+        state.insert(COMPACTED, 0)?;
+    }
+    write.commit()?;
+    // Closing it writes once more, and tells nobody whether that went well.
+    drop(database);
+    disk.open(&draft, OpenMode::Write)?.sync_data()?;
+    disk.rename(&draft, path)?;
+    disk.sync_dir(folder)?;
+    Ok(())
+}
+
+fn open_existing(disk: &dyn Disk, path: &Path) -> Result<Opened, Failure> {
+    let file = disk.open(path, OpenMode::Write)?;
+    // The page cache is not the disk: what a killed predecessor wrote and did not sync must become durable, or vanish,
+    // before anybody reads it.
+    file.sync_data()?;
+    file.drop_cache(0, 0)?;
+    let database = database(path, file)?;
+    let state = database.begin_read()?.open_table(STATE)?;
+    let number = |name| state.get(name).map(|value| value.map_or(0, |value| value.value()));
+    let (found, revision, compacted) = (number(FORMAT)?, number(CURRENT)?, number(COMPACTED)?);
+    if found > FORMAT_KNOWN {
+        return Err(Failure::Newer { found });
+    }
+    Ok(Opened { database, revision, compacted })
+}
+
+fn database(path: &Path, file: Box<dyn DiskFile>) -> Result<Database, redb::DatabaseError> {
+    Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(Backend { path: path.to_path_buf(), file })
+}
+
+/// What can go wrong with the file.
+enum Failure {
+    Newer { found: u64 },
+    Io(io::Error),
+    Database(redb::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Io(error)
+    }
+}
+
+macro_rules! from_redb {
+    ($($source:ty),*) => {$(
+        impl From<$source> for Failure {
+            fn from(error: $source) -> Self {
+                Failure::Database(error.into())
+            }
+        }
+    )*};
+}
+
+from_redb!(redb::DatabaseError, redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
 
 /// A [`DiskFile`] as redb's storage.
 ///
 /// It takes none of redb's locks: the store holds the lock of the whole folder before the file is opened.
-pub(crate) struct Backend {
+struct Backend {
     path: PathBuf,
     file: Box<dyn DiskFile>,
-}
-
-impl Backend {
-    /// Gives the file to redb; `path` is for messages only.
-    pub(crate) fn new(path: PathBuf, file: Box<dyn DiskFile>) -> Self {
-        Self { path, file }
-    }
 }
 
 impl fmt::Debug for Backend {

@@ -9,7 +9,7 @@
 //!
 //! Start with [`store`], then [`txn`]; what is stored is in [`revision`].
 
-pub mod backend;
+mod backend;
 pub mod compaction;
 mod error;
 pub mod range;

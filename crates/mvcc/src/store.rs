@@ -1,6 +1,7 @@
 //! The store: opening, reading, writing.
 
 use std::{
+    io,
     path::Path,
     sync::{
         Mutex, OnceLock, PoisonError,
@@ -8,24 +9,16 @@ use std::{
     },
 };
 
-use goulette_env::{Disk, DiskLock, OpenMode};
+use goulette_env::{Disk, DiskLock};
 use goulette_types::Revision;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use crate::{
-    OpenError, ReadError, WriteError,
-    backend::Backend,
+    OpenError, ReadError, WriteError, backend,
     range::{self, RangeQuery, RangeResult},
-    revision::{COMPACTED, CURRENT, FORMAT, HISTORY, INDEX, STATE},
+    revision::{COMPACTED, CURRENT, HISTORY, INDEX, STATE},
     txn::{self, Running, Txn, TxnResult},
 };
-
-/// The layout that this binary writes, and the newest that it reads.
-const FORMAT_KNOWN: u64 = 1;
-/// The revision of a store in which nothing was ever written, as in etcd.
-const REVISION_FIRST: u64 = 1;
-/// Pages that redb keeps in memory. Metadata is small; what is read often is cached above.
-const CACHE_BYTES: usize = 16 << 20;
 
 /// Told the new revision after each commit, on the thread that committed, in order. Must not block.
 pub type Listener = Box<dyn Fn(Revision) + Send + Sync>;
@@ -50,32 +43,19 @@ impl Store {
     /// # Errors
     /// [`OpenError::Locked`] if the store is open already.
     pub fn open(disk: &dyn Disk, folder: &Path) -> Result<Self, OpenError> {
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| OpenError::Io { path, source }
-        };
-        disk.create_dir_all(folder).map_err(io(folder))?;
-        let lock = disk.lock(&folder.join("LOCK")).map_err(|source| match source.kind() {
-            std::io::ErrorKind::WouldBlock => OpenError::Locked { folder: folder.to_path_buf() },
-            _ => OpenError::Io { path: folder.join("LOCK"), source },
+        let io = |path: &Path, source| OpenError::Io { path: path.to_path_buf(), source };
+        disk.create_dir_all(folder).map_err(|error| io(folder, error))?;
+        let lock_path = folder.join("LOCK");
+        let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { folder: folder.to_path_buf() },
+            _ => io(&lock_path, error),
         })?;
-        let path = folder.join("mvcc.redb");
-        let file = disk.open(&path, OpenMode::CreateOrOpen).map_err(io(&path))?;
-        // The names must be as durable as what will be stored under them.
-        disk.sync_dir(folder).map_err(io(folder))?;
-        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            disk.sync_dir(parent).map_err(io(parent))?;
-        }
-        let (database, revision, compacted) =
-            open_database(Backend::new(path.clone(), file)).map_err(|error| match error {
-                OpenFailure::Newer { found } => OpenError::Newer { path, found, known: FORMAT_KNOWN },
-                OpenFailure::Database(source) => OpenError::Database { path, source },
-            })?;
+        let opened = backend::open(disk, folder)?;
         Ok(Self {
-            database,
+            database: opened.database,
             writing: Mutex::new(()),
-            revision: AtomicU64::new(revision),
-            compacted: AtomicU64::new(compacted),
+            revision: AtomicU64::new(opened.revision),
+            compacted: AtomicU64::new(opened.compacted),
             listener: OnceLock::new(),
             _lock: lock,
         })
@@ -176,45 +156,4 @@ impl Reading {
         let (revision, compacted) = (Revision(number(CURRENT)?), Revision(number(COMPACTED)?));
         Ok(Self { txn, revision, compacted })
     }
-}
-
-enum OpenFailure {
-    Newer { found: u64 },
-    Database(redb::Error),
-}
-
-impl<E: Into<redb::Error>> From<E> for OpenFailure {
-    fn from(error: E) -> Self {
-        OpenFailure::Database(error.into())
-    }
-}
-
-/// Opens the file, makes the tables if it is new; answers the current revision and the oldest readable one.
-fn open_database(backend: Backend) -> Result<(Database, u64, u64), OpenFailure> {
-    let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
-    let write = database.begin_write()?;
-    let (revision, compacted);
-    {
-        let mut state = write.open_table(STATE)?;
-        let number = |name| state.get(name).map(|value| value.map(|value| value.value()));
-        match number(FORMAT)? {
-            Some(found) if found > FORMAT_KNOWN => return Err(OpenFailure::Newer { found }),
-            Some(_) => {
-                (revision, compacted) = (number(CURRENT)?.unwrap_or(REVISION_FIRST), number(COMPACTED)?.unwrap_or(0));
-                drop(state);
-                write.abort()?;
-            }
-            None => {
-                (revision, compacted) = (REVISION_FIRST, 0);
-                state.insert(FORMAT, FORMAT_KNOWN)?;
-                state.insert(CURRENT, revision)?;
-                state.insert(COMPACTED, compacted)?;
-                drop(state);
-                write.open_table(HISTORY)?;
-                write.open_table(INDEX)?;
-                write.commit()?;
-            }
-        }
-    }
-    Ok((database, revision, compacted))
 }
