@@ -248,8 +248,17 @@ impl Walk<'_> {
         // Segments behind the last link were prepared, not begun.
         let begun = tail.iter().rposition(|found| found.link.is_some()).map_or(0, |index| index + 1);
         for (index, found) in tail[..begun].iter().enumerate() {
-            let next = tail[index + 1..begun].first();
-            let stated_end = next.and_then(|next| next.link).map(|(_, link)| link.end);
+            let next_link = tail[index + 1..begun].first().and_then(|next| next.link);
+            let stated_end = next_link.map(|(_, link)| link.end);
+            let at = |offset| WalPosition { segment: found.segment, offset };
+            if let Some((group, link)) = next_link
+                && self.from == Some(at(link.end))
+            {
+                // Nothing of this segment is asked for. It may even be unreadable, and its loss accepted long ago.
+                self.recovery.end = at(link.end);
+                self.recovery.group = group.saturating_sub(1);
+                continue;
+            }
             let (Some(header), true) = (found.header, self.follows(found)) else {
                 self.lose(found, if found.header.is_some() { FIRST_ENTRY } else { 0 });
                 return Ok(());
@@ -315,7 +324,6 @@ impl Walk<'_> {
                     continue;
                 }
                 if let Some(skipped) = skipped {
-                    self.recovery.end = at(skipped);
                     self.lose(found, skipped);
                 }
                 return Ok(());
@@ -376,6 +384,8 @@ impl Walk<'_> {
     }
 
     fn lose(&mut self, found: &Found, offset: u32) {
+        // The log never ends before the position from which it is read, and a next recovery will read from it again.
+        self.recovery.end = self.from.map_or(self.recovery.end, |from| from.max(self.recovery.end));
         self.recovery.lost = Some(Corruption { segment: found.segment, offset, file: found.path.clone() });
     }
 }

@@ -24,7 +24,8 @@ use crate::{
 
 /// Hears what became of entries. Called on the log's thread: while it runs, nothing is written.
 pub trait Sink<T>: Send + 'static {
-    /// A group is stored, and durable under [`SyncPolicy::Always`](crate::SyncPolicy::Always). Once per group, in the order of appending.
+    /// A group is stored, and durable under [`SyncPolicy::Always`](crate::SyncPolicy::Always). Once per group, in the
+    /// order of appending.
     ///
     /// What is left in the vector is dropped; it keeps its memory for the next group.
     fn committed(&mut self, entries: &mut Vec<Committed<T>>);

@@ -60,7 +60,12 @@ impl<T: Send + 'static> Writer<T> {
                 break error;
             }
         };
-        self.fail_all(error);
+        // Nothing failed but to find space: what is written can still be made durable.
+        let synced = match error {
+            WalError::ClosedWhileFull if self.committer.unsynced() => self.sync(),
+            _ => Ok(()),
+        };
+        self.fail_all(synced.err().unwrap_or(error));
     }
 
     /// Sleeps until there is something to do.
@@ -193,6 +198,11 @@ impl<T: Send + 'static> Writer<T> {
         }
         if !tags.is_empty() {
             self.sink.failed(tags, &error);
+        }
+        if self.committer.unsynced() {
+            // The process is to end. Until then nobody may open the file anew and be told that all is well, which the
+            // kernel may do once the descriptor is closed that wrote the bytes.
+            std::mem::forget(self.committer);
         }
     }
 }

@@ -13,7 +13,7 @@ use goulette_env::{
 use goulette_wal::{OpenError, RecoverError, RecoveredEntry, Recovery, Wal, WalOptions, WalPosition};
 use proptest::prelude::*;
 
-use crate::world::{DIR, Model, small};
+use crate::world::{DIR, Events, Model, Session, small};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -139,6 +139,41 @@ fn a_loss_must_be_accepted_and_the_segments_behind_it_are_kept() {
     session.group(&mut model, 3).unwrap();
     drop(session);
     model.recover(&disk, small()).unwrap();
+}
+
+#[test]
+fn after_an_accepted_loss_the_same_checkpoint_is_still_a_place_to_read_from() {
+    let (intact, model, starts) = log(8);
+    let from = starts[4];
+    let damages: [fn(&mut [u8], usize); 3] =
+        [|bytes, _| bytes[..512].fill(0), |bytes, _| bytes[4096..].fill(0), |bytes, from| bytes[from] ^= 1];
+    for damage in damages {
+        let mut files = intact.clone();
+        damage(files.get_mut(&name(from.segment)).unwrap(), from.offset as usize);
+        let disk = disk_of(&files);
+        let mut model = model.clone();
+        let first = model.sent.len();
+        let recover = |disk: &SimDisk, found: &mut Vec<Bytes>| {
+            Wal::<u64>::recover(&disk.env(), Path::new(DIR), small(), Some(from), &mut |entry| {
+                found.push(entry.payload);
+                Ok(())
+            })
+            .unwrap()
+        };
+        let mut recovery = recover(&disk, &mut Vec::new());
+        assert!(recovery.lost.is_some() && recovery.end == from, "{recovery:?}");
+        recovery.accept_loss();
+        let (sender, events) = std::sync::mpsc::channel();
+        let session = Session { wal: Wal::open(recovery, Box::new(Events(sender))).unwrap(), events };
+        for _ in 0..4 {
+            session.group(&mut model, 2).unwrap();
+        }
+        drop(session);
+        let mut found = Vec::new();
+        let recovery = recover(&disk.crash(Unsynced::None), &mut found);
+        assert_eq!((recovery.lost, recovery.torn), (None, None));
+        assert_eq!(found, model.sent[first..]);
+    }
 }
 
 #[test]
