@@ -34,6 +34,7 @@ pub(crate) fn open(disk: &dyn Disk, folder: &Path) -> Result<Opened, OpenError> 
         if !disk.exists(&path)? {
             create(disk, folder, &path)?;
         }
+        sync_names(disk, folder)?;
         open_existing(disk, &path)
     };
     open().map_err(|failure| match failure {
@@ -46,14 +47,6 @@ pub(crate) fn open(disk: &dyn Disk, folder: &Path) -> Result<Opened, OpenError> 
 /// Makes an empty store. redb cannot open a file whose making a crash has interrupted, so the file gets its name only
 /// when it is whole.
 fn create(disk: &dyn Disk, folder: &Path, path: &Path) -> Result<(), Failure> {
-    // Everything on the way to the file must be as durable as what will be stored in it. A folder that we may not
-    // read is none that we have made.
-    for above in folder.ancestors() {
-        match disk.sync_dir(above) {
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error.into()),
-            _ => {}
-        }
-    }
     let draft = folder.join("mvcc.redb.new");
     if disk.exists(&draft)? {
         disk.remove_file(&draft)?;
@@ -72,8 +65,18 @@ fn create(disk: &dyn Disk, folder: &Path, path: &Path) -> Result<(), Failure> {
     // Closing it writes once more, and tells nobody whether that went well.
     drop(database);
     disk.open(&draft, OpenMode::Write)?.sync_data()?;
-    disk.rename(&draft, path)?;
-    disk.sync_dir(folder)?;
+    Ok(disk.rename(&draft, path)?)
+}
+
+/// Makes every name on the way to the file as durable as what will be stored in it: now, or because a predecessor was
+/// killed before it could. A folder that we may not read is none that we have made.
+fn sync_names(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    for above in folder.ancestors() {
+        match disk.sync_dir(above) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+    }
     Ok(())
 }
 
