@@ -26,8 +26,8 @@ pub(crate) enum RequestError {
     Deleted { partition: String },
     #[error("more than {granted} batches of one producer are unanswered in one partition: wait for acks")]
     InFlight { granted: u32 },
-    #[error("{streams_max} streams are open here: close one, or retry later")]
-    Streams { streams_max: u32 },
+    #[error("{calls_max} streams and calls are open here: close one, or retry later")]
+    Calls { calls_max: u32 },
     #[error("offset {given} is not in {start}..={end}")]
     OutOfRange { given: Offset, start: Offset, end: Offset },
     #[error("member {member:?} of group {group:?} reads this partition already: stop it first, or use another group")]
@@ -56,7 +56,7 @@ impl RequestError {
             Self::Starting | Self::Stopping => ErrorKind::Unavailable,
             Self::NotLeader { .. } | Self::OtherEpoch { .. } => ErrorKind::NotLeader,
             Self::Deleted { .. } => ErrorKind::NotFound,
-            Self::InFlight { .. } | Self::Streams { .. } => ErrorKind::Busy,
+            Self::InFlight { .. } | Self::Calls { .. } => ErrorKind::Busy,
             Self::OutOfRange { .. } => ErrorKind::OutOfRange,
             Self::Taken { .. } => ErrorKind::Conflict,
             Self::Replaced { .. } => ErrorKind::Fenced,

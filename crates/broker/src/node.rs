@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use goulette_env::Env;
@@ -14,7 +15,7 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot},
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
@@ -29,6 +30,9 @@ use crate::{
     sentinel_link::{SentinelLink, endpoint},
     server,
 };
+
+/// How long a stopping broker gives connections to send what is in their buffers, and to close.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A running broker. [`stop`](Self::stop) it: dropped, it cuts everything off, as a crash would.
 pub struct Broker {
@@ -51,8 +55,8 @@ pub(crate) struct Node {
     pub(crate) groups: Arc<Groups>,
     pub(crate) budget: Budget,
     pub(crate) disk_reads: DiskReads,
-    /// Places for streams.
-    pub(crate) streams: Arc<Semaphore>,
+    /// Places for streams and calls.
+    pub(crate) calls: Arc<Semaphore>,
 }
 
 impl Broker {
@@ -135,12 +139,18 @@ impl Broker {
         if self.node.lifecycle.stop() {
             info!("broker {} stops", options.id);
         }
-        for task in [&mut self.link, &mut self.server] {
-            if timeout_at(deadline, &mut *task).await.is_err() {
-                warn!("cuts off what has not ended within {} s", options.stop_deadline.as_secs());
-                task.abort();
+        // Its own deadlines are short.
+        let _ = (&mut self.link).await;
+        let drained = async {
+            tokio::select! {
+                _ = &mut self.server => {}
+                () = self.node.idle() => {}
             }
+        };
+        if timeout_at(deadline, drained).await.is_err() {
+            warn!("cuts off what has not ended within {} s", options.stop_deadline.as_secs());
         }
+        self.server.abort();
         let node = Arc::clone(&self.node);
         spawn_blocking(move || node.log.close()).await.expect("closing the log does not panic")
     }
@@ -187,7 +197,7 @@ impl Node {
             groups: Arc::default(),
             budget: Budget::new(options.produce_bytes_max),
             disk_reads: DiskReads::new(options.disk_reads_max),
-            streams: Arc::new(Semaphore::new(options.streams_max as usize)),
+            calls: Arc::new(Semaphore::new(options.calls_max as usize)),
             options,
             env,
             log,
@@ -223,6 +233,14 @@ impl Node {
             self.ready()?;
         }
         found.ok_or_else(|| RequestError::NotLeader { partition: id.to_string() })
+    }
+
+    /// Resolves some time after the last of our streams and calls has ended: then their last words have been sent, and
+    /// what is open still (a watcher of the health, an idle connection) is not waited for.
+    async fn idle(&self) {
+        let all = self.options.calls_max;
+        let _all = self.calls.acquire_many(all).await.expect("the semaphore is never closed");
+        sleep(LAST_WORDS).await;
     }
 
     /// # Errors

@@ -29,8 +29,8 @@ pub struct BrokerOptions {
     /// Bytes of batches that may be between the socket and the disk, over all producers; when they are used up, the
     /// broker stops reading from producers. At least one batch always fits. Default 128 MiB.
     pub produce_bytes_max: u32,
-    /// Produce and fetch streams at the same time, over all connections. Default 10,000.
-    pub streams_max: u32,
+    /// Streams and calls at the same time, over all connections. Default 10,000.
+    pub calls_max: u32,
     /// Reads from disk at the same time. Default 4.
     pub disk_reads_max: u32,
     /// How long a stop may take before what is left is cut off. Default 10 s.
@@ -50,7 +50,7 @@ impl BrokerOptions {
             limits: Limits::default(),
             batches_in_flight: REMEMBERED_BATCHES as u32,
             produce_bytes_max: 128 << 20,
-            streams_max: 10_000,
+            calls_max: 10_000,
             disk_reads_max: 4,
             stop_deadline: Duration::from_secs(10),
         }

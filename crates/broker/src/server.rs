@@ -24,10 +24,12 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const FRAME_BYTES: u32 = 1 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Streams of one connection; the options bound those of all.
+/// Streams and calls of one connection; the options bound those of all.
 const STREAMS_PER_CONNECTION: u32 = 1024;
 /// What a message may have on top of the largest batch.
 const MESSAGE_SLACK_BYTES: usize = 64 << 10;
+/// For a unary call, or for the first answer of a stream.
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
 const CONTROL_MESSAGE_BYTES: usize = 64 << 10;
 
 /// Serves until the broker stops and all streams have ended.
@@ -35,11 +37,14 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
     let (health, health_server) = tonic_health::server::health_reporter();
     // Told before the first connection is taken: a reporter says "serving" of itself.
     report(&health, &Phase::Starting).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors were made by the compiler");
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection = described().build_v1().expect("the compiler made the descriptors");
+    // What Python's library and older tools ask for.
+    let reflection_alpha = described().build_v1alpha().expect("the compiler made the descriptors");
     let message_bytes_max = node.options().limits.batch_bytes_max as usize + MESSAGE_SLACK_BYTES;
     let broker = BrokerServer::new(BrokerService(Arc::clone(&node))).max_decoding_message_size(message_bytes_max);
     let admin = AdminServer::new(AdminService(Arc::clone(&node))).max_decoding_message_size(CONTROL_MESSAGE_BYTES);
@@ -52,8 +57,10 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .timeout(CALL_DEADLINE)
         .add_service(health_server)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .add_service(broker)
         .add_service(admin)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {

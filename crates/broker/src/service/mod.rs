@@ -27,10 +27,10 @@ pub(crate) struct BrokerService(pub(crate) Arc<Node>);
 pub(crate) struct AdminService(pub(crate) Arc<Node>);
 
 impl BrokerService {
-    /// A place for one more stream.
+    /// A place for one more call; the broker stops when all are given back.
     fn place(&self) -> Result<OwnedSemaphorePermit, RequestError> {
-        let place = Arc::clone(&self.0.streams).try_acquire_owned();
-        place.map_err(|_| RequestError::Streams { streams_max: self.0.options().streams_max })
+        let place = Arc::clone(&self.0.calls).try_acquire_owned();
+        place.map_err(|_| RequestError::Calls { calls_max: self.0.options().calls_max })
     }
 }
 
@@ -59,6 +59,7 @@ impl pb::broker_server::Broker for BrokerService {
         &self,
         request: Request<pb::ListOffsetsRequest>,
     ) -> Result<Response<pb::ListOffsetsResponse>, Status> {
+        let _place = self.place()?;
         Ok(Response::new(offsets::list_offsets(&self.0, request.into_inner()).await?))
     }
 
@@ -66,6 +67,7 @@ impl pb::broker_server::Broker for BrokerService {
         &self,
         request: Request<pb::CommitPositionRequest>,
     ) -> Result<Response<pb::CommitPositionResponse>, Status> {
+        let _place = self.place()?;
         Ok(Response::new(offsets::commit_position(&self.0, request.into_inner()).await?))
     }
 
@@ -77,10 +79,12 @@ impl pb::broker_server::Broker for BrokerService {
     }
 
     async fn publish(&self, request: Request<pb::PublishRequest>) -> Result<Response<pb::PublishResponse>, Status> {
+        let _place = self.place()?;
         Ok(Response::new(publish::publish(&self.0, request.into_inner()).await?))
     }
 
     async fn pull(&self, request: Request<pb::PullRequest>) -> Result<Response<pb::PullResponse>, Status> {
+        let _place = self.place()?;
         Ok(Response::new(pull::pull(&self.0, request.into_inner()).await?))
     }
 }

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{Stream, stream};
 use goulette_log::{AppendDone, AppendError, Appended};
 use goulette_proto::{convert::partition_id, pb};
@@ -31,6 +32,9 @@ use crate::{budget::Charge, error::RequestError, lifecycle::StopSignal, node::No
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// The pause before a full log is asked again.
 const DISK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Batches smaller than this are copied.
+const COPY_BELOW_BYTES: usize = 16 << 10;
 
 /// The answers of one produce stream.
 pub(super) fn produce(
@@ -196,7 +200,7 @@ impl ProduceStream {
         // Asked again when it is appended; here it spares the checking of a batch that went astray.
         partition.led_in(believed)?;
         let batch = request.batch.ok_or_else(|| RequestError::Invalid("the request has no batch".to_owned()))?;
-        let batch = Batch::parse(&batch.header, batch.records, &self.node.options().limits)?;
+        let batch = Batch::parse(&batch.header, own(batch.records), &self.node.options().limits)?;
         batch.check_from_client()?;
         let window = (id, batch.producer().map(|producer| producer.id));
         Ok(Append { request_id: request.request_id, partition, believed, acks, batch, window, patience_until: None })
@@ -259,6 +263,12 @@ impl ProduceStream {
             }
         }
     }
+}
+
+/// A small batch in memory of its own: what it came in holds its neighbours too, and would be kept whole for as long as
+/// the log keeps any of them.
+fn own(records: Bytes) -> Bytes {
+    if records.len() < COPY_BELOW_BYTES { Bytes::copy_from_slice(&records) } else { records }
 }
 
 async fn wait(waiting: Option<&mut Waiting>) -> Option<Charge> {

@@ -246,3 +246,48 @@ async fn the_end_of_a_topic_ends_its_streams() {
     assert_eq!(producer.store(other, &batch(["c"])).await, 0);
     broker.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_damaged_fragment_is_told_and_what_is_behind_it_still_comes() {
+    let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
+    let small = || {
+        let mut small = options(sentinel.address, dir.path());
+        small.log.fragment_bytes = 1 << 10;
+        small
+    };
+    let broker = start_with(small(), goulette_env::Env::real()).await.unwrap();
+    let partition = sentinel.assign("t", 0).await;
+    let mut producer = Producer::open(&mut connect(&broker).await).await;
+    let value = "x".repeat(400);
+    for _ in 0..10 {
+        producer.store(partition, &batch([value.as_str()])).await;
+    }
+    drop(producer);
+    broker.stop().await.unwrap();
+
+    let folder = dir.path().join("topics").join(format!("t.{}", partition.topic)).join("0");
+    let mut fragments: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    fragments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    fragments.sort();
+    assert!(fragments.len() > 3, "{fragments:?}");
+    let mut bytes = std::fs::read(&fragments[1]).unwrap();
+    bytes[300] ^= 1;
+    std::fs::write(&fragments[1], bytes).unwrap();
+
+    let broker = start_with(small(), goulette_env::Env::real()).await.unwrap();
+    let mut client = connect(&broker).await;
+    let mut reader = Reader::from(&mut client, partition, 0).await;
+    let (mut read, mut skipped_to) = (0, None);
+    while skipped_to.unwrap_or(0) + read < 10 {
+        let frame = reader.frame().await;
+        read += values(&frame.batches).len() as u64;
+        if let Some(error) = frame.error {
+            assert_eq!(kind(&error), ErrorKind::Corrupt);
+            assert!(error.message.contains(&format!("offset {read}")), "{error:?}");
+            // From here on it is the offset that counts.
+            (skipped_to, read) = (frame.skip_to, 0);
+        }
+    }
+    assert_eq!(skipped_to, Some(4), "the next fragment");
+    broker.stop().await.unwrap();
+}

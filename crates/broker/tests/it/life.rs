@@ -95,6 +95,19 @@ async fn what_was_accepted_is_finished_before_the_broker_stops() {
 }
 
 #[tokio::test]
+async fn a_watcher_of_its_health_does_not_keep_a_broker_from_stopping() {
+    let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
+    let mut patient = options(sentinel.address, dir.path());
+    patient.stop_deadline = std::time::Duration::from_secs(3600);
+    let broker = start_with(patient, Env::real()).await.unwrap();
+    let mut client = HealthClient::new(channel(broker.address()).await);
+    let request = HealthCheckRequest { service: String::new() };
+    let mut statuses = soon(client.watch(request)).await.unwrap().into_inner();
+    assert_eq!(soon(statuses.message()).await.unwrap().unwrap().status(), ServingStatus::Serving);
+    soon(broker.stop()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_failed_sync_ends_everything_with_an_unknown_outcome() {
     let (sentinel, dir, gate) = (FakeSentinel::start().await, tempfile::tempdir().unwrap(), Gate::default());
     let broker = start_with(options(sentinel.address, dir.path()), gate.env()).await.unwrap();
