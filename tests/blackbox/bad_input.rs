@@ -83,10 +83,12 @@ fn requests_that_cannot_be_met_are_refused_and_store_nothing() {
     let refused = feed(cluster.client(&["-mode", "producer", "-topic", "t", "-file", "-"]), &big);
     assert_refused("large record", &refused, 1, &["1048576"]);
 
-    let missing = cluster.client(&["-mode", "producer", "-topic", "t", "-file", "no-such-file"]).output().expect("it runs");
+    let missing =
+        cluster.client(&["-mode", "producer", "-topic", "t", "-file", "no-such-file"]).output().expect("it runs");
     assert_refused("missing file", &missing, 1, &["no-such-file"]);
 
-    let far = cluster.client(&["-mode", "consumer", "-topic", "t", "-group", "", "-from", "99", "-count", "1"]).output();
+    let far =
+        cluster.client(&["-mode", "consumer", "-topic", "t", "-group", "", "-from", "99", "-count", "1"]).output();
     assert_refused("offset out of range", &far.expect("it runs"), 1, &["99", "2"]);
 
     let config = ["topic", "create", "u", "--config", "colour=red", "--sentinel", &cluster.sentinel_address];
@@ -142,7 +144,7 @@ fn data_of_a_newer_version_is_refused_with_both_versions_named() {
     let identity = cluster.broker_data().join("broker.json");
     let mut json: serde_json::Value =
         serde_json::from_slice(&fs::read(&identity).expect("a file")).expect("broker.json is JSON");
-    json["version"] = 99.into();
+    json["format_version"] = 99.into();
     fs::write(&identity, json.to_string()).expect("a file");
     let before = snapshot(&cluster.broker_data());
     let broker = ["broker", "-address", &cluster.broker_address, "-sentinel", &cluster.sentinel_address];
@@ -170,7 +172,8 @@ fn a_broker_of_another_cluster_is_refused_by_name() {
     let before = snapshot(&cluster.broker_data());
     let broker = ["broker", "-address", &cluster.broker_address, "-sentinel", &other.sentinel_address];
     assert_refused("foreign cluster", &cluster.run(&broker), 1, &["cluster"]);
-    let json = |files: &[(std::path::PathBuf, Vec<u8>)]| files.iter().find(|(path, _)| path.ends_with("broker.json")).cloned();
+    let json =
+        |files: &[(std::path::PathBuf, Vec<u8>)]| files.iter().find(|(path, _)| path.ends_with("broker.json")).cloned();
     assert_eq!(json(&snapshot(&cluster.broker_data())), json(&before));
     // Back home, all is there.
     cluster.start_broker();

@@ -14,16 +14,16 @@ use std::{
 use tempfile::TempDir;
 
 /// How long anything may take before a test gives up; generous, for a busy machine of two cores.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
-pub fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("GOULETTE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_goulette").into(), PathBuf::from)
 }
 
 /// A port that nobody listens on now, below the range from which the kernel takes ports for outgoing connections, so
 /// that a restarted process finds it free again.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     for _ in 0..10_000 {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -36,7 +36,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Waits until `done` answers something, asking again every few milliseconds, with a deadline.
-pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = done() {
@@ -48,35 +48,35 @@ pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Waits for a child to end by itself.
-pub fn wait(child: &mut Child, what: &str) -> ExitStatus {
+pub(crate) fn wait(child: &mut Child, what: &str) -> ExitStatus {
     eventually(what, || child.try_wait().expect("a child can be waited for"))
 }
 
 /// Sends a signal to a child that we started.
-pub fn signal(child: &Child, signal: rustix::process::Signal) {
+pub(crate) fn signal(child: &Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, signal).expect("the child takes a signal");
 }
 
 /// One sentinel and one broker with data in a folder of their own; killed at the end.
-pub struct Cluster {
-    pub dir: TempDir,
-    pub sentinel_address: String,
-    pub broker_address: String,
+pub(crate) struct Cluster {
+    pub(crate) dir: TempDir,
+    pub(crate) sentinel_address: String,
+    pub(crate) broker_address: String,
     sentinel_flags: Vec<String>,
     broker_flags: Vec<String>,
-    pub sentinel: Option<Child>,
-    pub broker: Option<Child>,
+    pub(crate) sentinel: Option<Child>,
+    pub(crate) broker: Option<Child>,
 }
 
 impl Cluster {
     /// Both serving.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[], &[])
     }
 
     /// Both serving, with flags on top of the usual ones.
-    pub fn start_with(sentinel_flags: &[&str], broker_flags: &[&str]) -> Self {
+    pub(crate) fn start_with(sentinel_flags: &[&str], broker_flags: &[&str]) -> Self {
         let mut cluster = Self::prepare(sentinel_flags, broker_flags);
         cluster.start_sentinel();
         cluster.start_broker();
@@ -84,7 +84,7 @@ impl Cluster {
     }
 
     /// A folder and addresses; nothing runs yet.
-    pub fn prepare(sentinel_flags: &[&str], broker_flags: &[&str]) -> Self {
+    pub(crate) fn prepare(sentinel_flags: &[&str], broker_flags: &[&str]) -> Self {
         let owned = |flags: &[&str]| flags.iter().map(ToString::to_string).collect();
         Self {
             dir: TempDir::new().expect("a folder for the test"),
@@ -98,32 +98,32 @@ impl Cluster {
     }
 
     /// A command of the binary, in the test's folder.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }
 
     /// A command of the binary, run to its end.
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the binary runs")
     }
 
     /// A client command with the sentinel's address.
-    pub fn client(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn client(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(&["client", "-sentinel", &self.sentinel_address]);
         command.args(arguments);
         command
     }
 
     /// Sends `input` as lines to a topic, and expects success.
-    pub fn produce(&self, topic: &str, input: &[u8]) {
+    pub(crate) fn produce(&self, topic: &str, input: &[u8]) {
         let output = feed(self.client(&["-mode", "producer", "-topic", topic, "-file", "-"]), input);
         assert!(output.status.success(), "produce: {}", text(&output));
     }
 
     /// All that a topic holds now, as lines.
-    pub fn consume(&self, topic: &str) -> Vec<u8> {
+    pub(crate) fn consume(&self, topic: &str) -> Vec<u8> {
         let output = self
             .client(&["-mode", "consumer", "-topic", topic, "-group", "", "-from", "beginning", "-until-end"])
             .output()
@@ -132,14 +132,18 @@ impl Cluster {
         output.stdout
     }
 
-    pub fn start_sentinel(&mut self) {
-        let child = self.spawn("sentinel", &["-address", &self.sentinel_address, "-enable-embedded-etcd=false"], &self.sentinel_flags);
+    pub(crate) fn start_sentinel(&mut self) {
+        let child = self.spawn(
+            "sentinel",
+            &["-address", &self.sentinel_address, "-enable-embedded-etcd=false"],
+            &self.sentinel_flags,
+        );
         self.sentinel = Some(child);
         let address = self.sentinel_address.clone();
         self.until_serving(&address);
     }
 
-    pub fn start_broker(&mut self) {
+    pub(crate) fn start_broker(&mut self) {
         let flags = ["-address", &self.broker_address, "-sentinel", &self.sentinel_address];
         let child = self.spawn("broker", &flags, &self.broker_flags);
         self.broker = Some(child);
@@ -156,7 +160,7 @@ impl Cluster {
     }
 
     /// Waits until a process serves, or panics with what it said.
-    pub fn until_serving(&self, address: &str) {
+    pub(crate) fn until_serving(&self, address: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.run(&["health", address]).status.success() {
             assert!(Instant::now() < deadline, "{address} does not serve:\n{}", self.said());
@@ -165,7 +169,7 @@ impl Cluster {
     }
 
     /// What the processes printed and logged, for a failed test's message.
-    pub fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         let mut said = String::new();
         for file in ["sentinel.out", "broker.out", "logs/sentinel_sentinel1.log", "logs/broker_broker1.log"] {
             if let Ok(content) = fs::read_to_string(self.dir.path().join(file)) {
@@ -176,22 +180,22 @@ impl Cluster {
     }
 
     /// The broker's log file as text.
-    pub fn broker_log(&self) -> String {
+    pub(crate) fn broker_log(&self) -> String {
         fs::read_to_string(self.dir.path().join("logs/broker_broker1.log")).unwrap_or_default()
     }
 
     /// `kill -9` of the broker.
-    pub fn kill_broker(&mut self) {
+    pub(crate) fn kill_broker(&mut self) {
         kill(&mut self.broker);
     }
 
     /// `kill -9` of the sentinel.
-    pub fn kill_sentinel(&mut self) {
+    pub(crate) fn kill_sentinel(&mut self) {
         kill(&mut self.sentinel);
     }
 
     /// SIGTERM to the broker, which must exit 0.
-    pub fn stop_broker(&mut self) {
+    pub(crate) fn stop_broker(&mut self) {
         let mut child = self.broker.take().expect("the broker runs");
         signal(&child, rustix::process::Signal::TERM);
         let status = wait(&mut child, "the broker stops");
@@ -199,19 +203,19 @@ impl Cluster {
     }
 
     /// SIGTERM to the sentinel, which must exit 0.
-    pub fn stop_sentinel(&mut self) {
+    pub(crate) fn stop_sentinel(&mut self) {
         let mut child = self.sentinel.take().expect("the sentinel runs");
         signal(&child, rustix::process::Signal::TERM);
         let status = wait(&mut child, "the sentinel stops");
         assert!(status.success(), "the sentinel stopped with {status}\n{}", self.said());
     }
 
-    pub fn broker_data(&self) -> PathBuf {
+    pub(crate) fn broker_data(&self) -> PathBuf {
         self.dir.path().join("data/broker1")
     }
 
     /// First unread offset and committed end of a topic's only partition, as the broker tells it.
-    pub fn committed(&self, topic: &str) -> u64 {
+    pub(crate) fn committed(&self, topic: &str) -> u64 {
         let output = self.run(&["topic", "describe", topic, "--sentinel", &self.sentinel_address, "--output", "json"]);
         assert!(output.status.success(), "describe: {}", text(&output));
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("describe prints JSON");
@@ -237,13 +241,9 @@ fn kill(child: &mut Option<Child>) {
 }
 
 /// Runs a command with `input` on its standard input.
-pub fn feed(mut command: Command, input: &[u8]) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
+pub(crate) fn feed(mut command: Command, input: &[u8]) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let mut stdin = child.stdin.take().expect("a pipe");
     thread::scope(|scope| {
         // A command that refuses its input closes the pipe early: that is for the caller to judge.
@@ -253,7 +253,7 @@ pub fn feed(mut command: Command, input: &[u8]) -> Output {
 }
 
 /// What a command printed, for messages.
-pub fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{} | stdout: {} | stderr: {}",
         output.status,
@@ -263,7 +263,7 @@ pub fn text(output: &Output) -> String {
 }
 
 /// Names, lengths and contents of all files below a folder, to tell whether anything changed.
-pub fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_path_buf()];
     while let Some(folder) = folders.pop() {

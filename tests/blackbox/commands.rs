@@ -17,7 +17,16 @@ fn topics_are_created_shown_altered_and_deleted() {
         let mut command = cluster.command(&["topic"]);
         command.args(arguments).args(["--sentinel", &cluster.sentinel_address]).output().expect("the binary runs")
     };
-    let created = topic(&["create", "orders", "--partitions", "3", "--replication-factor", "3", "--config", "retention_ms=60000"]);
+    let created = topic(&[
+        "create",
+        "orders",
+        "--partitions",
+        "3",
+        "--replication-factor",
+        "3",
+        "--config",
+        "retention_ms=60000",
+    ]);
     assert!(created.status.success(), "{}", text(&created));
     assert!(String::from_utf8_lossy(&created.stdout).contains("1 of 3"), "{}", text(&created));
     let again = topic(&["create", "orders"]);
@@ -31,7 +40,10 @@ fn topics_are_created_shown_altered_and_deleted() {
 
     let altered = topic(&["alter", "orders", "--partitions", "4", "--config", "retention_ms=70000"]);
     assert!(altered.status.success(), "{}", text(&altered));
-    assert_eq!(json(&topic(&["describe", "orders", "--output", "json"]))["partitions"].as_array().map(Vec::len), Some(4));
+    assert_eq!(
+        json(&topic(&["describe", "orders", "--output", "json"]))["partitions"].as_array().map(Vec::len),
+        Some(4)
+    );
     let fewer = topic(&["alter", "orders", "--partitions", "2"]);
     assert_eq!(fewer.status.code(), Some(1), "{}", text(&fewer));
 
@@ -87,8 +99,18 @@ fn version_and_help_succeed() {
 fn the_benches_measure_and_print_json() {
     let cluster = Cluster::start();
     let produce = json(&cluster.run(&[
-        "bench", "produce", "--sentinel", &cluster.sentinel_address, "--topic", "b", "--records", "5000", "--size", "100",
-        "--output", "json",
+        "bench",
+        "produce",
+        "--sentinel",
+        &cluster.sentinel_address,
+        "--topic",
+        "b",
+        "--records",
+        "5000",
+        "--size",
+        "100",
+        "--output",
+        "json",
     ]));
     for key in ["records_per_s", "mb_per_s", "ack_ms_p50", "ack_ms_p99", "ack_ms_p999"] {
         assert!(produce[key].as_f64().is_some_and(|figure| figure > 0.0), "{key} in {produce}");
@@ -96,7 +118,16 @@ fn the_benches_measure_and_print_json() {
     assert_eq!(produce["acks"], "all");
     assert_eq!(cluster.committed("b"), 5000);
     let consume = json(&cluster.run(&[
-        "bench", "consume", "--sentinel", &cluster.sentinel_address, "--topic", "b", "--records", "5000", "--output", "json",
+        "bench",
+        "consume",
+        "--sentinel",
+        &cluster.sentinel_address,
+        "--topic",
+        "b",
+        "--records",
+        "5000",
+        "--output",
+        "json",
     ]));
     assert!(consume["mb_per_s"].as_f64().is_some_and(|figure| figure > 0.0), "{consume}");
 }

@@ -42,7 +42,8 @@ fn a_broker_killed_three_times_loses_and_doubles_nothing() {
     let sent = lines::text(lines::count(), seed);
     let records = sent.iter().filter(|&&b| b == b'\n').count() as f64;
     let mut random = lines::SplitMix(seed);
-    let mut parts: Vec<f64> = (0..3).map(|third| 0.15 + 0.23 * (third as f64 + (random.next() % 1000) as f64 / 1000.0)).collect();
+    let mut parts: Vec<f64> =
+        (0..3).map(|third| 0.15 + 0.23 * (third as f64 + (random.next() % 1000) as f64 / 1000.0)).collect();
     parts.sort_by(f64::total_cmp);
     println!("seed {seed}, broker killed when {parts:?} of the input had been handed over");
     produce_with_interruptions(&mut cluster, "killed", &sent, &parts, |cluster, _| {

@@ -1,13 +1,13 @@
 //! Text to send: deterministic, with the lines that break naive programs among them.
 
 /// How many lines a long round trip sends.
-pub fn count() -> usize {
+pub(crate) fn count() -> usize {
     std::env::var("GOULETTE_TEST_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(60_000)
 }
 
 /// `lines` lines, each closed by `\n`: numbered words, and among them empty lines, lines of up to 500 KiB, lines that
 /// are not UTF-8, lines with `\r` and NUL.
-pub fn text(lines: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn text(lines: usize, seed: u64) -> Vec<u8> {
     let mut random = SplitMix(seed);
     let mut text = Vec::with_capacity(lines * 48);
     let long_every = (lines / 20).max(1);
@@ -36,13 +36,13 @@ pub fn text(lines: usize, seed: u64) -> Vec<u8> {
 }
 
 /// The position behind the first `part`-th (0.0 to 1.0) of the text, at a line's end.
-pub fn cut(text: &[u8], part: f64) -> usize {
+pub(crate) fn cut(text: &[u8], part: f64) -> usize {
     let from = (text.len() as f64 * part) as usize;
     text[from..].iter().position(|&b| b == b'\n').map_or(text.len(), |at| from + at + 1)
 }
 
 /// Fails with the first difference, not with megabytes of text.
-pub fn assert_same(sent: &[u8], came: &[u8]) {
+pub(crate) fn assert_same(sent: &[u8], came: &[u8]) {
     if sent == came {
         return;
     }
@@ -60,10 +60,10 @@ pub fn assert_same(sent: &[u8], came: &[u8]) {
 }
 
 /// Steele, Lea, Flood: Fast splittable pseudorandom number generators (2014).
-pub struct SplitMix(pub u64);
+pub(crate) struct SplitMix(pub(crate) u64);
 
 impl SplitMix {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -73,5 +73,16 @@ impl SplitMix {
 }
 
 const WORDS: [&str; 12] = [
-    " boat", " narrow", " 河", " channel", " throat", " message", " queue", " ünïcode", " fragment", " sentinel", "\t", " ",
+    " boat",
+    " narrow",
+    " 河",
+    " channel",
+    " throat",
+    " message",
+    " queue",
+    " ünïcode",
+    " fragment",
+    " sentinel",
+    "\t",
+    " ",
 ];

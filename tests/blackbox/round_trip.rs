@@ -83,8 +83,18 @@ fn json_and_print_fields_show_what_is_asked_for() {
     let cluster = Cluster::start();
     cluster.produce("fields", b"hello\n");
     let consume = |more: &[&str]| {
-        let mut command =
-            cluster.client(&["-mode", "consumer", "-topic", "fields", "-group", "", "-from", "beginning", "-count", "1"]);
+        let mut command = cluster.client(&[
+            "-mode",
+            "consumer",
+            "-topic",
+            "fields",
+            "-group",
+            "",
+            "-from",
+            "beginning",
+            "-count",
+            "1",
+        ]);
         let output = command.args(more).output().expect("the binary runs");
         assert!(output.status.success(), "{}", text(&output));
         String::from_utf8(output.stdout).expect("text")
