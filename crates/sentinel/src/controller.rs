@@ -309,3 +309,6 @@ impl Controller {
         Timestamp(self.env.clock.wall_ms())
     }
 }
+
+#[cfg(test)]
+mod tests;

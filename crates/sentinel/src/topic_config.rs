@@ -12,7 +12,7 @@ struct Setting {
     unlimited: bool,
 }
 
-/// Every setting. What each means is in `docs/configuration.md`.
+/// Every setting, with what it means.
 const SETTINGS: [Setting; 5] = [
     // How long records are kept, by the broker's time of appending.
     Setting { name: "retention_ms", range: 1_000..=i64::MAX, unlimited: true },

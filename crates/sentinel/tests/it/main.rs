@@ -4,6 +4,7 @@
 
 mod broker;
 mod discovery;
+mod faults;
 mod harness;
 mod restart;
 mod topics;

@@ -121,7 +121,7 @@ async fn a_deleted_topic_is_told_to_brokers_now_and_to_those_who_come_later() {
     let held = |topic_id: &Bytes| pb::Held { topic_id: topic_id.clone(), leader_epoch: 1, ..Default::default() };
     let unknown = Bytes::from_static(&[9; 16]);
     away.held = vec![held(&id), held(&unknown)];
-    assert_eq!(away.register(&mut client).await.deleted_topics, [id.clone()], "what is unknown is not deleted");
+    assert_eq!(away.register(&mut client).await.deleted_topics, vec![id.clone()], "what is unknown is not deleted");
 
     let again = client.get_brokers(ask("orders")).await.unwrap().into_inner().topic.unwrap();
     assert_ne!(again.id, id, "a topic of the same name is another topic");
