@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use goulette_proto::pb;
-use goulette_types::{Offset, PartitionIndex, TopicId, TopicName};
+use goulette_types::{PartitionIndex, TopicId, TopicName};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::{Client, ClientError, client::call_error, connection};
+use crate::{Client, ClientError, PartitionOffsets, client::call_error, connection};
 
 /// The administrative calls of a [`Client`].
 #[derive(Clone)]
@@ -43,15 +43,6 @@ pub struct TopicDescription {
     pub topic: pb::Topic,
     /// Addresses by broker id.
     pub brokers: BTreeMap<String, String>,
-}
-
-/// What a partition holds now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionOffsets {
-    /// The first kept offset.
-    pub start: Offset,
-    /// The end of what can be read.
-    pub committed: Offset,
 }
 
 impl Client {
@@ -157,16 +148,7 @@ impl Admin {
     /// Of kind `NotFound` for an unknown topic or partition; others if no leader answers in time.
     pub async fn offsets(&self, topic: &TopicName, partition: PartitionIndex) -> Result<PartitionOffsets, ClientError> {
         let routes = self.client.routes(topic, false).await?;
-        let topic_id = routes.id.to_bytes().to_vec();
-        let request = pb::ListOffsetsRequest { topic_id: topic_id.into(), partition: partition.0, timestamp_ms: None };
-        let answer = self
-            .client
-            .leader_call(&routes, partition, |mut broker| {
-                let request = request.clone();
-                async move { broker.list_offsets(request).await }
-            })
-            .await?;
-        Ok(PartitionOffsets { start: Offset(answer.start), committed: Offset(answer.committed) })
+        self.client.list_offsets(&routes, partition).await
     }
 
     /// Sets the log level of the process at `address` and returns the previous one.

@@ -11,10 +11,10 @@ use std::{
 
 use goulette_env::{Clock, Random, RealClock, RealRandom};
 use goulette_proto::{
-    pb::{broker_client::BrokerClient, sentinel_client::SentinelClient},
+    pb::{self, broker_client::BrokerClient, sentinel_client::SentinelClient},
     status::KIND_TRAILER,
 };
-use goulette_types::{BrokerId, ErrorKind, PartitionIndex, Timestamp, TopicName};
+use goulette_types::{BrokerId, ErrorKind, Offset, PartitionIndex, Timestamp, TopicName};
 use tokio::time::Instant;
 use tonic::{Code, Response, Status, transport::Channel};
 
@@ -53,6 +53,15 @@ impl ClientOptions {
         let sentinels = addresses.split(',').map(|address| address.trim().to_owned()).collect();
         Self { sentinels, ..Self::default() }
     }
+}
+
+/// What a partition holds now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionOffsets {
+    /// The first kept offset.
+    pub start: Offset,
+    /// The end of what can be read.
+    pub committed: Offset,
 }
 
 /// A cluster, as its users see it. Cheap to clone; clones share connections and routes.
@@ -258,6 +267,25 @@ impl Client {
                 _ => {}
             }
         }
+    }
+
+    /// What the partition holds, as its leader says.
+    pub(crate) async fn list_offsets(
+        &self,
+        routes: &TopicRoutes,
+        partition: PartitionIndex,
+    ) -> Result<PartitionOffsets, ClientError> {
+        let request = pb::ListOffsetsRequest {
+            topic_id: routes.id.to_bytes().to_vec().into(),
+            partition: partition.0,
+            timestamp_ms: None,
+        };
+        let call = |mut broker: BrokerClient<Channel>| {
+            let request = request.clone();
+            async move { broker.list_offsets(request).await }
+        };
+        let answer = self.leader_call(routes, partition, call).await?;
+        Ok(PartitionOffsets { start: Offset(answer.start), committed: Offset(answer.committed) })
     }
 
     /// One line in the log per change of a broker's state, as streams find it.

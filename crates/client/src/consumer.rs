@@ -7,6 +7,7 @@ mod api;
 mod credit;
 mod error;
 mod fetcher;
+mod setup;
 
 pub use api::{Consumer, ConsumerOptions, ConsumerRecord, Partitions, RecordBatch, ResetPolicy, Start};
 pub use error::ConsumeError;

@@ -9,6 +9,25 @@
 //! decided in a core without I/O (`producer/core.rs`).
 //!
 //! Start with [`Client`], then [`Producer`] or [`Consumer`].
+//!
+//! ```no_run
+//! # use goulette_client::*;
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(ClientOptions::for_sentinels("127.0.0.1:50052")).await?;
+//! let topic = "greetings".parse()?;
+//!
+//! let producer = Producer::new(&client, &topic, ProducerOptions::default()).await?;
+//! let delivery = producer.send(ProducerRecord::new("hello")).await?;
+//! println!("stored at {:?}", delivery.await?.offset);
+//! producer.close().await?;
+//!
+//! let mut consumer = Consumer::new(&client, &topic, ConsumerOptions::default()).await?;
+//! while let Some(record) = consumer.next().await? {
+//!     println!("{}: {:?}", record.offset, record.value);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod admin;
 mod backoff;
@@ -19,9 +38,9 @@ mod error;
 mod producer;
 mod routes;
 
-pub use admin::{Admin, PartitionOffsets, TopicChange, TopicDescription, TopicSpec};
+pub use admin::{Admin, TopicChange, TopicDescription, TopicSpec};
 pub use backoff::Backoff;
-pub use client::{Client, ClientOptions};
+pub use client::{Client, ClientOptions, PartitionOffsets};
 pub use consumer::{
     ConsumeError, Consumer, ConsumerOptions, ConsumerRecord, Partitions, RecordBatch, ResetPolicy, Start,
 };

@@ -162,10 +162,26 @@ async fn ask(
             return Ok(Arc::clone(known));
         }
         routes.generation = known.generation + 1;
+        note_changes(known, &routes);
     }
     let routes = Arc::new(routes);
     *known = Some(Arc::clone(&routes));
     Ok(routes)
+}
+
+/// One line in the log per partition that loses its leader, or has one again.
+fn note_changes(before: &TopicRoutes, after: &TopicRoutes) {
+    for (index, (before, now)) in before.partitions.iter().zip(&after.partitions).enumerate() {
+        match (&before.leader, &now.leader) {
+            (Some(_), None) => {
+                tracing::warn!("partition {index} of {} has no leader: {}", after.topic, now.offline);
+            }
+            (None, Some(leader)) => {
+                tracing::info!("broker {} leads partition {index} of {}", leader.broker, after.topic)
+            }
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]

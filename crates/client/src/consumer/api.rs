@@ -15,7 +15,8 @@ use crate::{
     Client, ClientError, ConsumeError, TopicRoutes,
     consumer::{
         credit::Held,
-        fetcher::{Fetcher, Item, Report, Setup},
+        fetcher::{Fetcher, Item, Report},
+        setup::Setup,
     },
 };
 

@@ -1,101 +1,24 @@
 //! One partition's stream, kept open: where to start, what to do when it breaks, and how batches become records.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use goulette_proto::pb;
-use goulette_records::{Batch, Header, Limits, Records};
+use goulette_records::{Batch, Header, Records};
 use goulette_types::{ErrorKind, Offset, PartitionIndex};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
 use crate::{
-    Client, ClientError, ConsumeError, ConsumerOptions, Leader, ResetPolicy, Start, TopicRoutes,
-    client::{call_error, lock},
+    ClientError, ConsumeError, Leader, PartitionOffsets, ResetPolicy, Start, TopicRoutes,
+    client::call_error,
     connection,
     consumer::{
         api::Chunk,
         credit::{Credit, Held},
+        setup::Setup,
     },
 };
-
-/// Less credit than this for a partition would make the broker wait for each batch.
-const CREDIT_BYTES_MIN: u64 = 1 << 20;
-
-/// What all fetchers of a consumer share.
-pub(crate) struct Setup {
-    client: Client,
-    /// As the consumer started; the client's cache has newer ones.
-    routes: Arc<TopicRoutes>,
-    options: Arc<ConsumerOptions>,
-    limits: Limits,
-    /// Each fetcher's part.
-    credit_bytes: u64,
-    /// Room for decoded records.
-    buffer: Arc<Semaphore>,
-    /// Records that are handed over at a time: half of the buffer, so that the other half fills meanwhile.
-    chunk_records: u32,
-    /// Connections for streams, by address.
-    channels: Mutex<HashMap<String, Channel>>,
-}
-
-/// What a partition holds.
-pub(crate) struct Offsets {
-    pub(crate) start: Offset,
-    pub(crate) committed: Offset,
-}
-
-impl Setup {
-    pub(crate) fn new(
-        client: Client,
-        routes: &Arc<TopicRoutes>,
-        options: Arc<ConsumerOptions>,
-        partitions: usize,
-    ) -> Self {
-        let buffer_records = options.buffer_records.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
-        Self {
-            client,
-            routes: Arc::clone(routes),
-            // Brokers check limits when batches come in; what they keep is read under whatever limits it came.
-            limits: Limits { decompressed_bytes_max: Limits::default().decompressed_bytes_max, ..Limits::WIDEST },
-            credit_bytes: (u64::from(options.credit_bytes) / partitions.max(1) as u64).max(CREDIT_BYTES_MIN),
-            buffer: Arc::new(Semaphore::new(buffer_records)),
-            chunk_records: (buffer_records / 2).max(1) as u32,
-            channels: Mutex::default(),
-            options,
-        }
-    }
-
-    pub(crate) async fn list_offsets(&self, partition: PartitionIndex) -> Result<Offsets, ClientError> {
-        let request = pb::ListOffsetsRequest {
-            topic_id: self.routes.id.to_bytes().to_vec().into(),
-            partition: partition.0,
-            timestamp_ms: None,
-        };
-        let call = |mut broker: pb::broker_client::BrokerClient<Channel>| {
-            let request = request.clone();
-            async move { broker.list_offsets(request).await }
-        };
-        let answer = self.client.leader_call(&self.routes, partition, call).await?;
-        Ok(Offsets { start: Offset(answer.start), committed: Offset(answer.committed) })
-    }
-
-    fn channel(&self, address: &str) -> Result<Channel, ClientError> {
-        let mut channels = lock(&self.channels);
-        if let Some(channel) = channels.get(address) {
-            return Ok(channel.clone());
-        }
-        let channel = connection::data(address, self.client.options())?;
-        channels.insert(address.to_owned(), channel.clone());
-        Ok(channel)
-    }
-}
 
 /// What a fetcher tells its consumer.
 #[derive(Debug)]
@@ -237,7 +160,7 @@ impl Fetcher {
             ResetPolicy::End => Start::End,
             ResetPolicy::Fail if removed && has_group => Start::Beginning,
             ResetPolicy::Fail => {
-                let Offsets { start, committed } = offsets;
+                let PartitionOffsets { start, committed } = offsets;
                 return Err(ConsumeError::OutOfRange { partition: self.partition, wanted, start, committed });
             }
         };

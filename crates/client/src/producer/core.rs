@@ -11,6 +11,8 @@
 //!   more once the new one was seen.
 //! - A batch whose time is up is given up: as unknown if it may be stored.
 
+mod asking;
+mod event;
 mod partition;
 #[cfg(test)]
 mod tests;
@@ -20,94 +22,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use goulette_types::{BrokerId, ErrorKind, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId};
+use goulette_types::{BrokerId, ErrorKind, PartitionIndex};
 
+pub(crate) use self::event::{Effect, Event, Identity, LeaderRef, RequestId, Send};
+use self::{
+    asking::Asking,
+    partition::{Partition, Queued, Refusal},
+};
 use crate::{
     Backoff, SendError,
     backoff::Pauses,
     producer::{accumulator::BatchId, delivery::Acked},
 };
-use partition::{Partition, Queued, Refusal};
 
 /// Batches in flight on one stream, over all of its partitions; also the room of the queue in front of it.
 pub(crate) const LINK_BATCHES_MAX: usize = 1024;
-/// Sequence numbers of an epoch end here.
-const SEQUENCE_MAX: u32 = i32::MAX as u32;
-
-/// One request on a stream; never reused within a producer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct RequestId(pub(crate) u64);
-
-/// Who this producer is, as a sentinel numbered it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) id: ProducerId,
-    pub(crate) epoch: ProducerEpoch,
-}
-
-/// Who leads a partition, as far as this core cares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LeaderRef {
-    pub(crate) broker: BrokerId,
-    pub(crate) epoch: LeaderEpoch,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    /// A batch is ready to be sent.
-    Closed { batch: BatchId, partition: PartitionIndex, records: u32, opened: Instant },
-    /// The stream to a broker is up; so many batches may be in flight per partition.
-    Connected { broker: BrokerId, batches_in_flight: u32 },
-    /// It is down, or did not come up. What was in flight on it will not be answered.
-    Disconnected { broker: BrokerId, reason: String },
-    /// A batch is stored.
-    Acked { request: RequestId, acked: Acked },
-    /// A batch was refused.
-    Refused { request: RequestId, kind: ErrorKind, message: String },
-    /// A sentinel said who leads, by partition index.
-    Routes(Vec<Option<LeaderRef>>),
-    /// No sentinel answered, or not usefully.
-    RoutesFailed { reason: String },
-    /// The topic does not exist (any more).
-    TopicGone { message: String },
-    /// A sentinel numbered this producer, anew or for the first time.
-    Identity(Identity),
-    /// No sentinel did.
-    IdentityFailed { reason: String },
-    /// Time has passed. To come every few tens of milliseconds while [`Core::is_idle`] is false.
-    Tick,
-}
-
-/// What to do about it.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Effect {
-    /// Open the stream to this broker; answered by `Connected` or `Disconnected`.
-    Connect(BrokerId),
-    /// Put a batch on a stream that is up; answered by `Acked`, `Refused` or the stream's `Disconnected`.
-    Send(Send),
-    /// Tell the application.
-    Complete(BatchId, Result<Acked, SendError>),
-    /// Give up the stream to this broker, which counts as broken from now on; no event of it is to follow.
-    Disconnect(BrokerId),
-    /// Ask for routes; answered by `Routes`, `RoutesFailed` or `TopicGone`.
-    Refresh { unreachable: Vec<BrokerId> },
-    /// Ask for a producer id, or for the next epoch of this one; answered by `Identity` or `IdentityFailed`.
-    Identify(Option<Identity>),
-}
-
-/// One batch for one stream.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Send {
-    pub(crate) request: RequestId,
-    pub(crate) broker: BrokerId,
-    pub(crate) partition: PartitionIndex,
-    pub(crate) leader_epoch: LeaderEpoch,
-    pub(crate) batch: BatchId,
-    /// Absent without idempotence.
-    pub(crate) sequence: Option<(Identity, u32)>,
-}
-
 /// What the core must know of the producer's options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CoreOptions {
@@ -157,46 +86,10 @@ enum LinkState {
     },
 }
 
-/// A question to a sentinel: one at a time, and with pauses in between while answers do not help.
-#[derive(Debug, Default)]
-struct Asking {
-    wanted: bool,
-    under_way: bool,
-    not_before: Option<Instant>,
-    /// Questions in a row without progress in between.
-    failures: u32,
-    /// Why the last one failed; empty if it did not.
-    reason: String,
-}
-
-impl Asking {
-    fn may_ask(&mut self, now: Instant) -> bool {
-        let ask = self.wanted && !self.under_way && self.not_before.is_none_or(|not_before| now >= not_before);
-        if ask {
-            self.wanted = false;
-            self.under_way = true;
-        }
-        ask
-    }
-
-    fn answered(&mut self, now: Instant, pauses: &mut Pauses, reason: String) {
-        self.under_way = false;
-        self.failures += 1;
-        self.not_before = Some(now + pauses.pause(self.failures));
-        self.reason = reason;
-    }
-
-    /// Things go well: the next question need not wait.
-    fn forget_failures(&mut self) {
-        self.failures = 0;
-        self.not_before = None;
-        self.reason.clear();
-    }
-}
-
 impl Core {
     pub(crate) fn new(options: CoreOptions, routes: Vec<Option<LeaderRef>>) -> Self {
-        let identify = Asking { wanted: options.idempotent, ..Asking::default() };
+        let mut identify = Asking::default();
+        identify.wanted = options.idempotent;
         Self {
             options,
             pauses: Pauses::new(options.backoff, options.seed),

@@ -7,8 +7,11 @@ use std::{
 
 use goulette_types::{BrokerId, ErrorKind};
 
-use super::{Identity, LeaderRef, RequestId, SEQUENCE_MAX};
+use super::{Identity, LeaderRef, RequestId};
 use crate::{backoff::Pauses, producer::accumulator::BatchId};
+
+/// Sequence numbers of an epoch end here. Kafka's wrap; a new epoch needs no rule of its own for that.
+pub(super) const SEQUENCE_MAX: u32 = i32::MAX as u32;
 
 /// A batch that is not settled.
 #[derive(Debug)]

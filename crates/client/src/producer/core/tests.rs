@@ -1,6 +1,6 @@
-use goulette_types::{Acks, Offset};
+use goulette_types::{Acks, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
-use super::*;
+use super::{partition::SEQUENCE_MAX, *};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 const P0: PartitionIndex = PartitionIndex(0);
