@@ -25,6 +25,7 @@ pub struct LocalStore {
     engine: Arc<Store>,
     /// The newest revision; woken by each commit.
     revision: watch::Receiver<Revision>,
+    history_kept: u64,
 }
 
 impl LocalStore {
@@ -38,7 +39,7 @@ impl LocalStore {
         engine.set_listener(Box::new(move |revision| {
             tell.send_replace(revision);
         }));
-        Ok(Self { engine, revision })
+        Ok(Self { engine, revision, history_kept: HISTORY_KEPT })
     }
 
     /// Runs a call of the engine on a thread that may block.
@@ -79,6 +80,7 @@ impl MetaStore for LocalStore {
     fn txn(&self, txn: MetaTxn) -> Answer<'_, Outcome> {
         Box::pin(async move {
             txn.check()?;
+            let history_kept = self.history_kept;
             self.blocking(move |engine| {
                 let request = Txn {
                     compares: txn.guards.into_iter().map(compare).collect(),
@@ -90,7 +92,7 @@ impl MetaStore for LocalStore {
                     return Ok(Outcome::Conflict);
                 }
                 // The transaction has happened; that the disk fails now is what the next call will say too.
-                compact_if_due(engine).map_err(|error| MetaError::OutcomeUnknown(error.into()))?;
+                compact_if_due(engine, history_kept).map_err(|error| MetaError::OutcomeUnknown(error.into()))?;
                 Ok(Outcome::Committed(result.revision))
             })
             .await
@@ -107,13 +109,13 @@ impl MetaStore for LocalStore {
     }
 }
 
-/// Drops old revisions in steps of [`HISTORY_KEPT`], so that a write pays for it only now and then.
-fn compact_if_due(engine: &Store) -> Result<(), WriteError> {
+/// Drops old revisions, as many at once as are kept, so that a write pays for it only now and then.
+fn compact_if_due(engine: &Store, kept: u64) -> Result<(), WriteError> {
     let (current, compacted) = (engine.revision().0, engine.compacted().0);
-    if current < compacted + 2 * HISTORY_KEPT {
+    if current < compacted + 2 * kept {
         return Ok(());
     }
-    engine.compact(Revision(current - HISTORY_KEPT))
+    engine.compact(Revision(current - kept))
 }
 
 fn compare(guard: Guard) -> Compare {
@@ -190,5 +192,30 @@ impl From<WriteError> for MetaError {
             WriteError::Commit(_) => MetaError::OutcomeUnknown(error.into()),
             other => MetaError::Storage(other.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use goulette_env::RealDisk;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_past_is_dropped_in_steps_and_a_late_watcher_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = LocalStore::open(&RealDisk, folder.path()).unwrap();
+        store.history_kept = 10;
+        let mut late = store.watch("k", Revision(2));
+        for n in 0..40 {
+            let writes = vec![("k".to_owned(), Some(Bytes::from(vec![n])))];
+            store.txn(MetaTxn { guards: Vec::new(), writes }).await.unwrap();
+            let behind = store.engine.revision().0 - store.engine.compacted().0;
+            assert!(behind < 20, "{behind} revisions kept");
+        }
+        assert!(store.engine.compacted() > Revision(0));
+        assert!(matches!(late.next().await, Err(MetaError::Compacted { from: Revision(2) })));
+        let mut punctual = store.watch("k", store.engine.revision());
+        assert_eq!(punctual.next().await.unwrap().changes.len(), 1);
     }
 }

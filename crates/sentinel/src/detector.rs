@@ -9,7 +9,7 @@ use goulette_types::{BrokerId, Incarnation};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use crate::{
@@ -164,9 +164,15 @@ impl Detector {
                     warn!("broker {broker} is down: it is silent and does not answer");
                     death = true;
                     let controller = self.controller.clone();
+                    let pause = self.timing.heartbeat;
                     self.work.spawn(async move {
-                        if let Err(error) = controller.mark_down(broker.clone(), incarnation).await {
-                            warn!("cannot record that broker {broker} is down: {error}");
+                        // Nobody watches it any more, so this must not be forgotten; it ends with the detector.
+                        let mut told = false;
+                        while let Err(error) = controller.mark_down(broker.clone(), incarnation).await {
+                            if !std::mem::replace(&mut told, true) {
+                                warn!("cannot record yet that broker {broker} is down: {error}");
+                            }
+                            sleep(pause).await;
                         }
                         Found::Recorded { broker }
                     });

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use goulette_types::{BrokerId, Incarnation, Revision};
+use goulette_types::{BrokerId, Revision};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{RequestError, catalog::Catalog};
@@ -15,7 +15,7 @@ use crate::{RequestError, catalog::Catalog};
 pub(crate) struct State {
     catalog: RwLock<Catalog>,
     changed: watch::Sender<Revision>,
-    applied: watch::Sender<BTreeMap<BrokerId, (Incarnation, Revision)>>,
+    applied: watch::Sender<BTreeMap<BrokerId, Revision>>,
 }
 
 impl State {
@@ -58,18 +58,15 @@ impl State {
     }
 
     /// Notes that a broker acts on everything up to a revision.
-    pub(crate) fn note_applied(&self, broker: &BrokerId, incarnation: Incarnation, revision: Revision) {
-        self.applied.send_if_modified(|applied| {
-            let news = (incarnation, revision);
-            applied.insert(broker.clone(), news) != Some(news)
-        });
+    pub(crate) fn note_applied(&self, broker: &BrokerId, revision: Revision) {
+        self.applied.send_if_modified(|applied| applied.insert(broker.clone(), revision) != Some(revision));
     }
 
     /// Waits until all `brokers` act on what revision `revision` says, but no longer than `deadline`.
     pub(crate) async fn await_applied(&self, brokers: &[BrokerId], revision: Revision, deadline: Duration) {
         let mut applied = self.applied.subscribe();
         let done = applied.wait_for(|applied| {
-            brokers.iter().all(|broker| applied.get(broker).is_some_and(|&(_, applied)| applied >= revision))
+            brokers.iter().all(|broker| applied.get(broker).is_some_and(|&applied| applied >= revision))
         });
         // A broker that is slow costs its clients a retry, no more.
         let _ = timeout(deadline, done).await;

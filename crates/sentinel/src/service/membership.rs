@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
 use super::{Context, wire};
-use crate::{RequestError, membership::Event, plan::broker::Registration, probe::probe};
+use crate::{RequestError, catalog::Catalog, membership::Event, plan::broker::Registration, probe::probe};
 
 /// How long an earlier process of the same id may take to prove that it lives.
 const PREDECESSOR_DEADLINE: Duration = Duration::from_secs(2);
@@ -30,9 +30,11 @@ pub(super) async fn register(
     refuse_second_process(context, &registration).await?;
     let renewed = {
         let catalog = context.state.catalog();
-        report_unknown(&catalog, &registration);
         catalog.broker(&broker).is_none_or(|known| known.incarnation != incarnation || known.state != BrokerState::Live)
     };
+    if renewed {
+        report_unknown(&context.state.catalog(), &registration);
+    }
     let deleted_topics = deleted(context, &request.held);
     let address = registration.address.clone();
     context.controller.register(registration).await?;
@@ -128,7 +130,7 @@ fn deleted(context: &Context, held: &[pb::Held]) -> Vec<Bytes> {
 }
 
 /// Data that the metadata does not know is never deleted; somebody may want it back.
-fn report_unknown(catalog: &crate::catalog::Catalog, registration: &Registration) {
+fn report_unknown(catalog: &Catalog, registration: &Registration) {
     let unknown = registration.epochs.keys().filter(|&&id| {
         catalog.partition(id).is_none() && !catalog.is_deleted(id.topic) && catalog.topic_name(id.topic).is_none()
     });
@@ -236,7 +238,7 @@ impl Session {
         if !known {
             return Ok(Some(pb::HeartbeatResponse { revision, register: true, ..Default::default() }));
         }
-        self.context.state.note_applied(&id, incarnation, applied);
+        self.context.state.note_applied(&id, applied);
         self.context.detector.tell(Event::Heartbeat { broker: id, incarnation }).await;
         Ok(None)
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use goulette_proto::pb;
-use goulette_types::TopicName;
+use goulette_types::{Revision, TopicName};
 
 use super::{Context, wire};
 use crate::{
@@ -51,18 +51,18 @@ pub(super) async fn create(
 pub(super) async fn create_and_settle(context: &Context, topic: NewTopic) -> Result<(), RequestError> {
     let name = topic.name.clone();
     let revision = context.controller.create_topic(topic).await?;
+    settle(context, &name, revision).await;
+    Ok(())
+}
+
+async fn settle(context: &Context, name: &TopicName, revision: Revision) {
     let leaders: Vec<_> = {
         let catalog = context.state.catalog();
-        let leaders: BTreeSet<_> = catalog
-            .topic(&name)
-            .into_iter()
-            .flat_map(|topic| catalog.partitions(topic.id))
-            .filter_map(|(_, partition)| catalog.leader(partition).ok())
-            .collect();
+        let partitions = catalog.topic(name).into_iter().flat_map(|topic| catalog.partitions(topic.id));
+        let leaders: BTreeSet<_> = partitions.filter_map(|(_, partition)| catalog.leader(partition).ok()).collect();
         leaders.into_iter().cloned().collect()
     };
     context.state.await_applied(&leaders, revision, SETTLE_DEADLINE).await;
-    Ok(())
 }
 
 pub(super) fn list(context: &Context) -> pb::ListTopicsResponse {
@@ -100,7 +100,8 @@ pub(super) async fn alter(
         partitions => Some(check_partitions(partitions)?),
     };
     let alteration = Alteration { set, unset: request.unset, partitions };
-    context.controller.alter_topic(name.clone(), alteration).await?;
+    let revision = context.controller.alter_topic(name.clone(), alteration).await?;
+    settle(context, &name, revision).await;
     Ok(pb::AlterTopicResponse { topic: Some(find(context, &name)?) })
 }
 
