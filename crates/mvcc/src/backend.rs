@@ -160,3 +160,24 @@ impl redb::StorageBackend for Backend {
         self.file.write_all_at(data, offset)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use goulette_env::sim::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn a_store_of_a_later_release_is_refused_and_both_formats_are_named() {
+        let disk = SimDisk::from_seed(1);
+        let folder = Path::new("store");
+        disk.create_dir_all(folder).unwrap();
+        let opened = open(&disk, folder).unwrap();
+        let write = opened.database.begin_write().unwrap();
+        write.open_table(STATE).unwrap().insert(FORMAT, FORMAT_KNOWN + 1).unwrap();
+        write.commit().unwrap();
+        drop(opened);
+        let error = open(&disk, folder).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("has format 2, this binary knows formats up to 1"), "{error}");
+    }
+}

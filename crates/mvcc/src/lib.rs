@@ -7,20 +7,20 @@
 //! It refuses to know who asks: no network, no async, no meaning of keys or values. The pages are redb's, its file is
 //! reached through [`goulette_env::Disk`] alone.
 //!
-//! Start with [`store`], then [`txn`]; what is stored is in [`revision`].
+//! Start with `store`, then `txn`; what is stored is in `revision`.
 
 mod backend;
-pub mod compaction;
+mod compaction;
 mod error;
-pub mod range;
-pub mod revision;
-pub mod store;
-pub mod txn;
-pub mod watch;
+mod range;
+mod revision;
+mod store;
+mod txn;
+mod watch;
 
 pub use error::{OpenError, ReadError, WriteError};
 pub use range::{KeyRange, RangeQuery, RangeResult};
 pub use revision::KeyValue;
-pub use store::Store;
+pub use store::{Listener, Store};
 pub use txn::{Compare, Op, OpResult, Relation, Target, Txn, TxnResult};
 pub use watch::{Event, EventKind, Events};

@@ -4,10 +4,10 @@
 //! leaders. Brokers and clients speak to it over gRPC; it never sees a record. It refuses to know flags, signals and
 //! files other than its own folder.
 //!
-//! What must be right is in plain structs that only decide: [`catalog`] (what the metadata says), [`plan`] (what to
-//! write next, one transaction at a time), [`membership`] (who lives), [`placement`]. Around them two tasks act: the
-//! [`controller`] owns every write, the [`detector`] hears brokers and probes them. The gRPC shells are in
-//! [`service`], and [`node`] wires it all. Start with [`node`], then [`plan`].
+//! What must be right is in plain structs that only decide: `catalog` (what the metadata says), `plan` (what to
+//! write next, one transaction at a time), `membership` (who lives), `placement`. Around them two tasks act: the
+//! `controller` owns every write, the `detector` hears brokers and probes them. The gRPC shells are in
+//! `service`, and `node` wires it all. Start with `node`, then `plan`.
 
 mod catalog;
 mod controller;
