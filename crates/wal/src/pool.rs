@@ -1,7 +1,9 @@
 //! Segment files before and after their life in the log: prepared ahead, recycled behind the checkpoint.
 //!
 //! A sync is cheapest when it changes nothing but bytes, so a segment is complete before its first entry: every block
-//! written once, the header synced, its name durable. A helper thread does this while the segment before fills.
+//! written once, the header synced, its name durable. A helper thread does this while the segment before fills. Only
+//! when the log catches up with it does it leave blocks reserved and unwritten: dearer syncs are cheaper than writing
+//! each block twice while everybody waits.
 //!
 //! A file leaves the log in this order: renamed to a spare, the folder synced, and only then overwritten. So no crash
 //! shows a segment's name over another life's header. Segments leave oldest first, one folder sync each: what is left
@@ -74,6 +76,8 @@ struct State {
     /// The segment that the helper is to prepare.
     wanted: Option<u64>,
     ready: Option<Prepared>,
+    /// The log waits for the segment.
+    awaited: bool,
     full: bool,
     failed: bool,
     closing: bool,
@@ -112,6 +116,7 @@ impl Pool {
             keep_from: 0,
             wanted: None,
             ready: None,
+            awaited: false,
             full: false,
             failed: false,
             closing: false,
@@ -155,8 +160,10 @@ impl Pool {
                 return Err(TakeError::Full);
             }
             state.wanted = Some(segment);
+            state.awaited = true;
             self.changed.notify_all();
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.awaited = false;
         }
     }
 
@@ -250,7 +257,7 @@ impl Pool {
             None => {
                 let from = dir.join(spare_name(segment));
                 let file = disk.open(&from, OpenMode::CreateNew).doing("create", &from)?;
-                if let Err(failure) = fill(&*file, *segment_bytes).doing("fill", &from) {
+                if let Err(failure) = self.fill(&*file).doing("fill", &from) {
                     // Give back what was taken: the checkpoint may need it more.
                     drop(file);
                     disk.remove_file(&from).doing("remove", &from)?;
@@ -277,6 +284,22 @@ impl Pool {
         Ok(Prepared { segment, path, file, seed: header.seed(), segment_bytes: *segment_bytes })
     }
 
+    /// Writes every block once, so that later syncs find nothing but bytes to write; as far as there is time.
+    fn fill(&self, file: &dyn DiskFile) -> std::io::Result<()> {
+        let segment_bytes = self.config.segment_bytes;
+        file.allocate(0, segment_bytes.into())?;
+        let zeros = vec![0; FILL_BYTES.min(segment_bytes as usize)];
+        for start in (0..segment_bytes).step_by(FILL_BYTES) {
+            if self.lock().awaited {
+                break;
+            }
+            let bytes = (segment_bytes - start).min(FILL_BYTES as u32);
+            file.write_all_at(&zeros[..bytes as usize], start.into())?;
+            file.start_writeback(start.into(), bytes.into())?;
+        }
+        file.sync_data()
+    }
+
     /// Lets all segments go that may.
     fn recycle_all(&self) -> Result<(), Failure> {
         let _working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
@@ -290,7 +313,9 @@ impl Pool {
             };
             let spare = retire(&self.config.env, &self.config.dir, segment)?;
             let mut state = self.lock();
-            if state.spares.len() < self.config.spares_max {
+            if state.spares.contains(&spare) {
+                // A spare of an earlier opening had the number too: the rename has just replaced its file.
+            } else if state.spares.len() < self.config.spares_max {
                 state.spares.push_back(spare);
             } else {
                 drop(state);
@@ -312,16 +337,4 @@ pub(crate) fn retire(env: &Env, dir: &Path, segment: u64) -> Result<PathBuf, Fai
     env.disk.rename(&from, &to).doing("rename", &from)?;
     env.disk.sync_dir(dir).doing("sync", dir)?;
     Ok(to)
-}
-
-/// Writes every block once, so that later syncs find nothing but bytes to write.
-fn fill(file: &dyn DiskFile, segment_bytes: u32) -> std::io::Result<()> {
-    file.allocate(0, segment_bytes.into())?;
-    let zeros = vec![0; FILL_BYTES.min(segment_bytes as usize)];
-    for start in (0..segment_bytes).step_by(FILL_BYTES) {
-        let bytes = (segment_bytes - start).min(FILL_BYTES as u32);
-        file.write_all_at(&zeros[..bytes as usize], start.into())?;
-        file.start_writeback(start.into(), bytes.into())?;
-    }
-    file.sync_data()
 }
