@@ -15,16 +15,27 @@ use crate::{
 };
 
 pub(crate) async fn run(flags: BrokerFlags) -> Result<(), Failure> {
-    let log_name = format!("broker_{}.log", flags.id);
-    service::run(&flags.logging, &log_name, async |stop| serve(&flags, stop).await).await
+    service::run(&flags.logging, &log_name(&flags), async |stop| serve(&flags, stop).await).await
+}
+
+fn log_name(flags: &BrokerFlags) -> String {
+    format!("broker_{}.log", flags.id)
 }
 
 async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
     info!("goulette {VERSION}: broker {} starts on {}", flags.id, flags.data_dir().display());
     let broker = tokio::select! {
         started = Broker::start(options(flags), Env::real()) => started.map_err(|error| refused(&error))?,
-        () = stop.wished() => return Ok(()),
+        () = stop.wished() => {
+            info!("broker {} stopped before it served", flags.id);
+            return Ok(());
+        }
     };
+    service::announce(
+        &format!("broker {} listens on {}", flags.id, broker.address()),
+        &flags.logging,
+        &log_name(flags),
+    );
     let reason = tokio::select! {
         () = stop.wished() => None,
         reason = broker.stopped() => Some(reason),

@@ -14,8 +14,11 @@ use crate::{
 
 pub(crate) async fn run(flags: SentinelFlags) -> Result<(), Failure> {
     refuse_etcd(&flags)?;
-    let log_name = format!("sentinel_{}.log", flags.id);
-    service::run(&flags.logging, &log_name, async |stop| serve(&flags, stop).await).await
+    service::run(&flags.logging, &log_name(&flags), async |stop| serve(&flags, stop).await).await
+}
+
+fn log_name(flags: &SentinelFlags) -> String {
+    format!("sentinel_{}.log", flags.id)
 }
 
 /// The modes with etcd are not built yet, and to go on without would be another promise than the one asked for.
@@ -35,8 +38,16 @@ async fn serve(flags: &SentinelFlags, mut stop: Stop) -> Result<(), Failure> {
     info!("goulette {VERSION}: sentinel {} starts on {}", flags.id, flags.data_dir().display());
     let sentinel = tokio::select! {
         started = Sentinel::start(options(flags), Env::real()) => started.map_err(|error| refused(&error))?,
-        () = stop.wished() => return Ok(()),
+        () = stop.wished() => {
+            info!("sentinel {} stopped before it served", flags.id);
+            return Ok(());
+        }
     };
+    service::announce(
+        &format!("sentinel {} listens on {}", flags.id, sentinel.address()),
+        &flags.logging,
+        &log_name(flags),
+    );
     let failure = tokio::select! {
         () = stop.wished() => None,
         failure = sentinel.failed() => Some(failure),

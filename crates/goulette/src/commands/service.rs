@@ -1,6 +1,9 @@
 //! What broker and sentinel have in common as processes: a log file, signals, and an orderly end.
 
-use std::time::Duration;
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use goulette_logging::{close, error, warn};
 
@@ -29,6 +32,13 @@ pub(super) async fn run(
     }
     close();
     result
+}
+
+/// Tells whoever sits at the terminal what the log file tells, too.
+pub(super) fn announce(what: &str, logging: &LoggingFlags, log_name: &str) {
+    if let Some(log) = logging.path(log_name).filter(|_| io::stderr().is_terminal()) {
+        eprintln!("{what} (log: {}); Ctrl-C stops it", log.display());
+    }
 }
 
 /// The address that others dial; warns if the one that is listened on is open to the network.
