@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use goulette_client::Compression;
+use goulette_client::{Compression, ProducerOptions};
 use goulette_types::{Acks, TopicName};
 
 use super::HostPort;
@@ -40,17 +40,17 @@ pub(crate) struct ProduceFlags {
     #[arg(long, default_value = "all")]
     pub(crate) acks: Acks,
 
-    /// Records that may be unacknowledged; bytes are bounded, too, as the library does it
+    /// Records that may be unacknowledged, beside the library's bound of 64 MiB
     #[arg(long, value_name = "RECORDS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) window: u32,
 
-    /// Size at which a batch is closed, in bytes [default: the library's]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1024..=(8 << 20)))]
-    pub(crate) batch_bytes: Option<u32>,
+    /// Size at which a batch is closed, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = ProducerOptions::default().batch_bytes as u32, value_parser = clap::value_parser!(u32).range(1024..=(8 << 20)))]
+    pub(crate) batch_bytes: u32,
 
-    /// How long a batch waits for more records, in milliseconds [default: the library's]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
-    pub(crate) linger_ms: Option<u64>,
+    /// How long a batch waits for more records, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = ProducerOptions::default().linger.as_millis() as u64, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub(crate) linger_ms: u64,
 
     /// Compression of batches: none, gzip, snappy, lz4 or zstd
     #[arg(long, value_name = "CODEC", default_value = "none")]

@@ -11,7 +11,7 @@ use crate::output::Output;
 
 #[derive(Args, Debug)]
 pub(crate) struct ClientFlags {
-    /// What to be
+    /// What to be; required
     #[arg(long)]
     pub(crate) mode: Mode,
 

@@ -45,7 +45,7 @@ pub(crate) struct SentinelFlags {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "etcd")]
     pub(crate) enable_embedded_etcd: bool,
 
-    /// External etcd servers for the metadata, host:port, comma-separated: not in this version
+    /// External etcd servers for the metadata, host:port, comma-separated: not in this version [default: none]
     #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', help_heading = "etcd")]
     pub(crate) etcd_endpoints: Vec<String>,
 

@@ -43,14 +43,13 @@ pub(crate) async fn run(flags: ProduceFlags) -> Result<(), Failure> {
     let topic = &flags.target.topic;
     let client = connect(&flags.target.sentinel).await?;
     make_topic(&client, topic, flags.partitions).await?;
-    let defaults = ProducerOptions::default();
     let options = ProducerOptions {
         window_records: flags.window as usize,
-        batch_bytes: flags.batch_bytes.map_or(defaults.batch_bytes, |bytes| bytes as usize),
-        linger: flags.linger_ms.map_or(defaults.linger, Duration::from_millis),
+        batch_bytes: flags.batch_bytes as usize,
+        linger: Duration::from_millis(flags.linger_ms),
         acks: flags.acks,
         compression: flags.compression,
-        ..defaults
+        ..ProducerOptions::default()
     };
     let producer = Producer::new(&client, topic, options).await?;
     let values = Values::new(&*Env::real().random, flags.size as usize);
