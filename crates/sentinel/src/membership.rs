@@ -57,8 +57,8 @@ struct Member {
     stream: u64,
     suspect: bool,
     probing: bool,
-    /// A failed probe is enough: the stream broke, or a client complains of a silent broker.
-    accused: bool,
+    /// From when on a failed probe is enough: the stream broke, or a client complains of a silent broker.
+    accused: Option<Duration>,
 }
 
 /// Knows the registered brokers that have not been given up.
@@ -79,7 +79,7 @@ impl Membership {
             Event::Registered { broker, incarnation } => {
                 let known = self.members.get(&broker);
                 let (stream, suspect) = known.map_or((0, false), |known| (known.stream, known.suspect));
-                let member = Member { incarnation, heard: now, stream, suspect: false, probing: false, accused: false };
+                let member = Member { incarnation, heard: now, stream, suspect: false, probing: false, accused: None };
                 self.members.insert(broker.clone(), member);
                 if suspect {
                     effects.push(Effect::Healthy { broker });
@@ -92,13 +92,13 @@ impl Membership {
             Event::Opened { broker, stream } => {
                 if let Some(member) = self.members.get_mut(&broker) {
                     member.stream = stream;
-                    member.accused = false;
+                    member.accused = None;
                 }
             }
             Event::Heartbeat { broker, incarnation } => {
                 if let Some(member) = self.member(&broker, incarnation) {
                     member.heard = now;
-                    member.accused = false;
+                    member.accused = None;
                     if std::mem::take(&mut member.suspect) {
                         effects.push(Effect::Healthy { broker });
                     }
@@ -106,15 +106,16 @@ impl Membership {
             }
             Event::Broken { broker, stream } => {
                 if let Some(member) = self.members.get_mut(&broker).filter(|member| member.stream == stream) {
-                    member.accused = true;
-                    member.suspect(&broker, effects);
-                    member.probe(&broker, effects);
+                    // A broker that stops in order says so a moment after it has closed its stream.
+                    member.accused = Some(now + self.timing.tick);
                 }
             }
             Event::Reported { broker } => {
                 if let Some(member) = self.members.get_mut(&broker) {
                     // A client's word alone never unseats a broker that we hear ourselves.
-                    member.accused |= now > member.heard + 2 * self.timing.heartbeat;
+                    if now > member.heard + 2 * self.timing.heartbeat {
+                        member.accused.get_or_insert(now);
+                    }
                     member.probe(&broker, effects);
                 }
             }
@@ -123,14 +124,14 @@ impl Membership {
                     // Proof of life, but it stays suspect until it beats again.
                     member.heard = now;
                     member.probing = false;
-                    member.accused = false;
+                    member.accused = None;
                 }
             }
             Event::Unanswered { broker, incarnation } => {
                 let session = self.timing.session;
                 if let Some(member) = self.member(&broker, incarnation) {
                     member.probing = false;
-                    if member.accused || now >= member.heard + session {
+                    if member.is_accused(now) || now >= member.heard + session {
                         self.members.remove(&broker);
                         effects.push(Effect::Down { broker, incarnation });
                     }
@@ -147,7 +148,7 @@ impl Membership {
         for (broker, member) in &mut self.members {
             member.heard = now.min(member.heard + slept);
             // Suspected at half of the session, so that the probe's answer is there when the session ends.
-            if now >= member.heard + self.timing.session / 2 {
+            if member.is_accused(now) || now >= member.heard + self.timing.session / 2 {
                 member.suspect(broker, effects);
                 member.probe(broker, effects);
             }
@@ -160,6 +161,10 @@ impl Membership {
 }
 
 impl Member {
+    fn is_accused(&self, now: Duration) -> bool {
+        self.accused.is_some_and(|from| now >= from)
+    }
+
     fn suspect(&mut self, broker: &BrokerId, effects: &mut Vec<Effect>) {
         if !std::mem::replace(&mut self.suspect, true) {
             effects.push(Effect::Suspect { broker: broker.clone() });

@@ -104,8 +104,29 @@ fn an_answer_to_a_probe_extends_the_session() {
 #[test]
 fn a_broken_stream_and_a_failed_probe_are_enough() {
     let mut world = World::new();
-    assert_eq!(world.tell(Event::Broken { broker: id(), stream: 1 }), [suspect(), probe()]);
+    assert_eq!(world.tell(Event::Broken { broker: id(), stream: 1 }), []);
+    assert_eq!(world.pass(TIMING.tick), [suspect(), probe()]);
     assert_eq!(world.unanswered(), [down()]);
+}
+
+#[test]
+fn a_broker_that_closes_its_stream_and_then_says_that_it_leaves_is_not_suspect() {
+    let mut world = World::new();
+    assert_eq!(world.tell(Event::Broken { broker: id(), stream: 1 }), []);
+    assert_eq!(world.tell(Event::Left { broker: id() }), []);
+    assert_eq!(world.pass(Duration::from_secs(20)), []);
+}
+
+#[test]
+fn a_broker_that_only_lost_its_stream_is_kept() {
+    let mut world = World::new();
+    assert_eq!(world.tell(Event::Broken { broker: id(), stream: 1 }), []);
+    assert_eq!(world.tell(Event::Opened { broker: id(), stream: 2 }), []);
+    assert_eq!(world.pass(Duration::from_secs(1)), [], "it was back at once");
+    assert_eq!(world.tell(Event::Broken { broker: id(), stream: 2 }), []);
+    assert_eq!(world.pass(TIMING.tick), [suspect(), probe()]);
+    assert_eq!(world.answered(), []);
+    assert_eq!(world.unanswered(), [], "it has proved that it lives");
 }
 
 #[test]
@@ -113,6 +134,7 @@ fn the_end_of_an_older_stream_says_nothing() {
     let mut world = World::new();
     assert_eq!(world.tell(Event::Opened { broker: id(), stream: 2 }), []);
     assert_eq!(world.tell(Event::Broken { broker: id(), stream: 1 }), []);
+    assert_eq!(world.pass(Duration::from_secs(1)), []);
 }
 
 #[test]
@@ -149,7 +171,8 @@ fn beats_and_answers_of_a_replaced_start_count_for_nothing() {
     assert_eq!(world.tell(Event::Registered { broker: id(), incarnation: SECOND }), []);
     assert_eq!(world.pass(Duration::from_secs(3)).len(), 2);
     assert_eq!(world.beat(), []);
-    assert_eq!(world.tell(Event::Broken { broker: id(), stream: 1 }), [], "the probe is on its way already");
+    assert_eq!(world.tell(Event::Broken { broker: id(), stream: 1 }), []);
+    assert_eq!(world.pass(TIMING.tick), [], "a probe is on its way already");
     assert_eq!(world.unanswered(), [], "that one asked for the first start");
     let second = Event::Unanswered { broker: id(), incarnation: SECOND };
     assert_eq!(world.tell(second), [Effect::Down { broker: id(), incarnation: SECOND }]);
