@@ -172,9 +172,7 @@ fn refused(engine: &Engine, refusal: &WalRefusal<Entry<Tag>>, bytes: usize) -> A
         WalRefusal::Busy(_) => AppendError::Busy,
         WalRefusal::StorageFull(_) => AppendError::StorageFull,
         WalRefusal::TooLarge(_) => AppendError::TooLarge { bytes },
-        WalRefusal::Poisoned(_) | WalRefusal::Closed(_) => {
-            AppendError::Closed { reason: engine.poisoned().unwrap_or_else(|| "it was closed".into()) }
-        }
+        WalRefusal::Poisoned(_) | WalRefusal::Closed(_) => AppendError::Closed { reason: engine.why_closed() },
     }
 }
 

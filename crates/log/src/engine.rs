@@ -221,6 +221,12 @@ impl Engine {
         self.poisoned.get().cloned()
     }
 
+    /// Why the WAL takes nothing. It may know of its poison a moment before the engine does.
+    pub(crate) fn why_closed(&self) -> Arc<str> {
+        let poisoned = self.poisoned().or_else(|| self.with_wal(Wal::poisoned).flatten());
+        poisoned.unwrap_or_else(|| "it was closed".into())
+    }
+
     pub(crate) fn check_poison(&self) -> Result<(), Poisoned> {
         match self.poisoned.get() {
             Some(reason) => Err(Poisoned { reason: reason.clone() }),

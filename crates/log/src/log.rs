@@ -219,7 +219,7 @@ impl Log {
                 WalRefusal::Busy(_) | WalRefusal::StorageFull(_) => ChangeError::Busy,
                 WalRefusal::TooLarge(_) => unreachable!("names are short"),
                 WalRefusal::Poisoned(_) | WalRefusal::Closed(_) => {
-                    ChangeError::Closed { reason: self.engine.poisoned().unwrap_or_else(|| "it was closed".into()) }
+                    ChangeError::Closed { reason: self.engine.why_closed() }
                 }
             });
         }

@@ -6,4 +6,5 @@
 mod support;
 
 mod append;
+mod crash;
 mod real_disk;

@@ -28,6 +28,14 @@ fn busy() -> LogOptions {
     }
 }
 
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Appends batches of one producer, again while the log is busy; returns its values.
 fn produce(partition: &Arc<Partition>, producer: u64, first: u32, count: u32) -> Vec<String> {
     let mut all = Vec::new();
@@ -89,6 +97,8 @@ fn concurrent_producers_and_readers_over_restarts() {
         assert_eq!(report.lost, None);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            // Whatever happens, so that the readers end.
+            let stopper = StopOnDrop(&stop);
             let mut writers = Vec::new();
             let mut readers = Vec::new();
             for index in 0..partitions {
@@ -104,7 +114,7 @@ fn concurrent_producers_and_readers_over_restarts() {
             for (writer, sent) in writers.into_iter().zip(&mut sent) {
                 sent.extend(writer.join().unwrap());
             }
-            stop.store(true, Ordering::Release);
+            drop(stopper);
             for (partition, reader) in readers {
                 assert_eq!(reader.join().unwrap(), partition.end().0);
             }
