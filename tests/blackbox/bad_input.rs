@@ -92,7 +92,7 @@ fn requests_that_cannot_be_met_are_refused_and_store_nothing() {
     assert_refused("offset out of range", &far.expect("it runs"), 1, &["99", "2"]);
 
     let config = ["topic", "create", "u", "--config", "colour=red", "--sentinel", &cluster.sentinel_address];
-    assert_refused("unknown topic key", &cluster.run(&config), 1, &["colour", "retention_ms"]);
+    assert_refused("unknown topic key", &cluster.run(&config), 1, &["colour", "fragment_ms"]);
     let many = ["topic", "create", "u", "--partitions", "1000000", "--sentinel", &cluster.sentinel_address];
     assert_refused("too many partitions", &cluster.run(&many), 1, &["partitions"]);
 

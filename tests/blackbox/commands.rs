@@ -25,7 +25,7 @@ fn topics_are_created_shown_altered_and_deleted() {
         "--replication-factor",
         "3",
         "--config",
-        "retention_ms=60000",
+        "fragment_ms=60000",
     ]);
     assert!(created.status.success(), "{}", text(&created));
     assert!(String::from_utf8_lossy(&created.stdout).contains("1 of 3"), "{}", text(&created));
@@ -35,10 +35,10 @@ fn topics_are_created_shown_altered_and_deleted() {
 
     let described = json(&topic(&["describe", "orders", "--output", "json"]));
     assert_eq!(described["partitions"].as_array().map(Vec::len), Some(3));
-    assert_eq!(described["config"]["retention_ms"], "60000");
+    assert_eq!(described["config"]["fragment_ms"], "60000");
     assert!(String::from_utf8_lossy(&topic(&["describe", "orders"]).stdout).contains("1 of 3"));
 
-    let altered = topic(&["alter", "orders", "--partitions", "4", "--config", "retention_ms=70000"]);
+    let altered = topic(&["alter", "orders", "--partitions", "4", "--config", "fragment_ms=70000"]);
     assert!(altered.status.success(), "{}", text(&altered));
     assert_eq!(
         json(&topic(&["describe", "orders", "--output", "json"]))["partitions"].as_array().map(Vec::len),

@@ -18,27 +18,39 @@ struct Identity {
     sentinel_id: String,
 }
 
-/// Makes sure that the folder is `id`'s: takes it if it is nobody's. The caller holds the folder's lock.
+/// Refuses a folder that is another sentinel's, and only reads: before the store is opened, which writes. True if the
+/// folder is `id`'s, false if it is nobody's.
 ///
 /// # Errors
 /// [`StartError::FolderOfAnother`], [`StartError::Identity`].
-pub(crate) fn claim(disk: &dyn Disk, folder: &Path, id: &SentinelId) -> Result<(), StartError> {
+pub(crate) fn check(disk: &dyn Disk, folder: &Path, id: &SentinelId) -> Result<bool, StartError> {
     let path = folder.join(NAME);
-    let owner = read(disk, &path)
-        .and_then(|owner| match owner {
-            Some(owner) => Ok(owner),
-            None => write(disk, folder, id).map(|()| id.clone()),
-        })
-        .map_err(|source| StartError::Identity { path, source })?;
-    if owner != *id {
-        return Err(StartError::FolderOfAnother { folder: folder.to_path_buf(), owner, id: id.clone() });
+    match read(disk, &path).map_err(|source| StartError::Identity { path, source })? {
+        Some(owner) if owner != *id => {
+            Err(StartError::FolderOfAnother { folder: folder.to_path_buf(), owner, id: id.clone() })
+        }
+        owner => Ok(owner.is_some()),
+    }
+}
+
+/// Makes sure that the folder is `id`'s: takes it if it is nobody's. The caller holds the folder's lock.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn claim(disk: &dyn Disk, folder: &Path, id: &SentinelId) -> Result<(), StartError> {
+    if !check(disk, folder, id)? {
+        write(disk, folder, id).map_err(|source| StartError::Identity { path: folder.join(NAME), source })?;
     }
     Ok(())
 }
 
 fn read(disk: &dyn Disk, path: &Path) -> io::Result<Option<SentinelId>> {
-    if !disk.exists(path)? {
-        return Ok(None);
+    match disk.exists(path) {
+        Ok(true) => {}
+        Ok(false) => return Ok(None),
+        // A folder that cannot be is nobody's; whoever makes it says so best.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
+        Err(error) => return Err(error),
     }
     let file = disk.open(path, OpenMode::Read)?;
     let length = file.len()?;

@@ -148,6 +148,7 @@ async fn report(fail: watch::Sender<Option<Failure>>, work: impl Future<Output =
 async fn open(options: &SentinelOptions, env: &Env) -> Result<LocalStore, StartError> {
     let (folder, id, disk) = (options.data_dir.clone(), options.id.clone(), Arc::clone(&env.disk));
     let opening = spawn_blocking(move || {
+        identity::check(&*disk, &folder, &id)?;
         let store = LocalStore::open(&*disk, &folder).map_err(|error| match error {
             OpenError::Locked { folder } => StartError::FolderInUse { folder },
             other => StartError::Open(other),

@@ -8,22 +8,14 @@ use crate::RequestError;
 struct Setting {
     name: &'static str,
     range: RangeInclusive<i64>,
-    /// Whether -1 means "without limit".
-    unlimited: bool,
 }
 
 /// Every setting, with what it means.
-const SETTINGS: [Setting; 5] = [
-    // How long records are kept, by the broker's time of appending.
-    Setting { name: "retention_ms", range: 1_000..=i64::MAX, unlimited: true },
-    // How many bytes of a partition are kept.
-    Setting { name: "retention_bytes", range: 1..=i64::MAX, unlimited: true },
+const SETTINGS: [Setting; 2] = [
     // When a fragment is full.
-    Setting { name: "fragment_bytes", range: 64 << 10..=2 << 30, unlimited: false },
+    Setting { name: "fragment_bytes", range: 64 << 10..=1 << 30 },
     // When a fragment is closed though it is not full.
-    Setting { name: "fragment_ms", range: 1_000..=i64::MAX, unlimited: false },
-    // The largest record; a batch has at most 8 MiB.
-    Setting { name: "record_bytes_max", range: 1..=8 << 20, unlimited: false },
+    Setting { name: "fragment_ms", range: 1_000..=i64::MAX },
 ];
 
 /// Checks settings given by a caller.
@@ -52,13 +44,12 @@ fn find(name: &str) -> Result<&'static Setting, RequestError> {
 
 fn check_value(setting: &Setting, value: &str) -> Result<(), RequestError> {
     match value.parse::<i64>() {
-        Ok(number) if setting.range.contains(&number) || (setting.unlimited && number == -1) => Ok(()),
+        Ok(number) if setting.range.contains(&number) => Ok(()),
         _ => {
             let value: String = value.chars().take(64).collect();
             let (low, high) = setting.range.clone().into_inner();
-            let unlimited = if setting.unlimited { ", or -1 for no limit" } else { "" };
             Err(RequestError::Invalid(format!(
-                "topic setting {}={value:?} must be a whole number from {low} to {high}{unlimited}",
+                "topic setting {}={value:?} must be a whole number from {low} to {high}",
                 setting.name
             )))
         }
@@ -75,13 +66,13 @@ mod tests {
 
     #[test]
     fn good_settings_pass_and_bad_ones_say_what_would_be_good() {
-        assert_eq!(verdict("retention_ms", "-1"), Ok(()));
+        assert_eq!(verdict("fragment_ms", "60000"), Ok(()));
         assert_eq!(verdict("fragment_bytes", "1048576"), Ok(()));
         for (name, value, expected) in [
-            ("retention", "1", "known are retention_ms, retention_bytes, fragment_bytes"),
+            ("fragments", "1", "known are fragment_bytes, fragment_ms"),
             ("fragment_bytes", "-1", "from 65536 to"),
-            ("retention_ms", "1h", "or -1 for no limit"),
-            ("retention_ms", "", "must be a whole number"),
+            ("fragment_ms", "1h", "must be a whole number"),
+            ("fragment_ms", "", "must be a whole number"),
         ] {
             let text = verdict(name, value).unwrap_err();
             assert!(text.contains(expected), "{text}");

@@ -44,7 +44,7 @@ pub(crate) struct CreateFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) replication_factor: Option<u32>,
 
-    /// A setting of this topic, as retention_ms=604800000; may be repeated [default: none]
+    /// A setting of this topic, as fragment_ms=3600000; may be repeated [default: none]
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) config: Vec<KeyValue>,
 
@@ -76,7 +76,7 @@ pub(crate) struct AlterFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) partitions: Option<u32>,
 
-    /// A setting to set, as retention_ms=604800000; may be repeated [default: none]
+    /// A setting to set, as fragment_ms=3600000; may be repeated [default: none]
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) config: Vec<KeyValue>,
 

@@ -106,7 +106,7 @@ impl FromStr for KeyValue {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok(Self { key: key.to_owned(), value: value.to_owned() }),
-            _ => Err(format!("{text:?} is not key=value, as in retention_ms=604800000")),
+            _ => Err(format!("{text:?} is not key=value, as in fragment_ms=3600000")),
         }
     }
 }

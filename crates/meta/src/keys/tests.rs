@@ -30,14 +30,14 @@ fn entries() -> Vec<(Entry, &'static str, &'static str)> {
                     id: topic_id(),
                     partitions: 2,
                     replication_factor: 3,
-                    config: [("retention_ms".to_owned(), "1000".to_owned())].into(),
+                    config: [("fragment_ms".to_owned(), "1000".to_owned())].into(),
                     created_at: Timestamp(5),
                     request_id: None,
                     operation,
                 },
             ),
             "/goulette/topics/orders",
-            r#"{"version":1,"id":"000000000000000000000000000000ab","partitions":2,"replication_factor":3,"config":{"retention_ms":"1000"},"created_at_ms":5,"operation":"00000000000000000007"}"#,
+            r#"{"version":1,"id":"000000000000000000000000000000ab","partitions":2,"replication_factor":3,"config":{"fragment_ms":"1000"},"created_at_ms":5,"operation":"00000000000000000007"}"#,
         ),
         (
             Entry::Partition(

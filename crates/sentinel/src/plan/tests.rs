@@ -290,14 +290,14 @@ fn settings_are_set_and_taken_back() {
     let mut world = World::with_broker("b1");
     world.create(1);
     let set =
-        Alteration { set: BTreeMap::from([("retention_ms".to_owned(), "5000".to_owned())]), ..Default::default() };
+        Alteration { set: BTreeMap::from([("fragment_ms".to_owned(), "5000".to_owned())]), ..Default::default() };
     let step = topic::alter(&world.catalog, NOW, &name(), &set).unwrap();
     world.commit(step.unwrap());
     let revision = world.catalog.revision();
     let told = world.catalog.assignments(&id("b1"), Incarnation(1), Revision(revision.0 - 1));
-    assert_eq!(told[0].config["retention_ms"], "5000", "the leader is told");
+    assert_eq!(told[0].config["fragment_ms"], "5000", "the leader is told");
     assert_eq!(world.catalog.assignments(&id("b1"), Incarnation(1), revision), []);
-    let unset = Alteration { unset: vec!["retention_ms".to_owned()], ..Default::default() };
+    let unset = Alteration { unset: vec!["fragment_ms".to_owned()], ..Default::default() };
     let step = topic::alter(&world.catalog, NOW, &name(), &unset).unwrap();
     world.commit(step.unwrap());
     assert!(world.catalog.topic(&name()).unwrap().config.is_empty());

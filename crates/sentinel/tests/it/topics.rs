@@ -22,7 +22,7 @@ async fn a_created_topic_is_listed_described_and_kept_apart_from_others() {
     let request = pb::CreateTopicRequest {
         partitions: 3,
         replication_factor: 2,
-        config: [("retention_ms".to_owned(), "60000".to_owned())].into(),
+        config: [("fragment_ms".to_owned(), "60000".to_owned())].into(),
         ..create("orders")
     };
     let topic = client.create_topic(request).await.unwrap().into_inner().topic.unwrap();
@@ -62,7 +62,7 @@ async fn nonsense_is_refused_and_creates_nothing() {
         (create(&"x".repeat(250)), "at most 249"),
         (pb::CreateTopicRequest { partitions: 10_001, ..create("t") }, "1 to 10000"),
         (pb::CreateTopicRequest { replication_factor: 16, ..create("t") }, "1 to 15"),
-        (pb::CreateTopicRequest { config: config("retention", "1"), ..create("t") }, "known are retention_ms"),
+        (pb::CreateTopicRequest { config: config("fragments", "1"), ..create("t") }, "known are fragment_bytes"),
         (pb::CreateTopicRequest { config: config("fragment_bytes", "0"), ..create("t") }, "from 65536"),
         (pb::CreateTopicRequest { request_id: vec![0; 65].into(), ..create("t") }, "more than 64 bytes"),
     ] {
@@ -82,14 +82,14 @@ async fn an_alteration_reaches_the_leader() {
     client.create_topic(create("orders")).await.unwrap();
     let set = |name: &str| pb::AlterTopicRequest {
         name: name.to_owned(),
-        set: [("retention_ms".to_owned(), "60000".to_owned())].into(),
+        set: [("fragment_ms".to_owned(), "60000".to_owned())].into(),
         partitions: 2,
         ..Default::default()
     };
     let topic = client.alter_topic(set("orders")).await.unwrap().into_inner().topic.unwrap();
-    assert_eq!((topic.partitions.len(), topic.config["retention_ms"].as_str()), (2, "60000"));
-    pulse.sees(|seen| seen.leads.len() == 2 && seen.configs["orders"].contains_key("retention_ms")).await;
-    let unset = vec!["retention_ms".to_owned()];
+    assert_eq!((topic.partitions.len(), topic.config["fragment_ms"].as_str()), (2, "60000"));
+    pulse.sees(|seen| seen.leads.len() == 2 && seen.configs["orders"].contains_key("fragment_ms")).await;
+    let unset = vec!["fragment_ms".to_owned()];
     let both = pb::AlterTopicRequest { unset: unset.clone(), ..set("orders") };
     assert_eq!(refusal(client.alter_topic(both).await).0, ErrorKind::Invalid);
     let shrink = pb::AlterTopicRequest { partitions: 1, ..set("orders") };
