@@ -331,9 +331,6 @@ impl Fetcher {
             // A broker that does not say where it starts, starts here.
             _ => batch.base_offset(),
         };
-        if batch.next_offset() <= position {
-            return Ok(());
-        }
         if batch.base_offset() > position {
             let found = batch.base_offset();
             let gap = ConsumeError::Gap { partition: self.partition, expected: position, found };
@@ -343,6 +340,7 @@ impl Fetcher {
         let mut records = records.map_err(|error| self.fatal_corrupt(position, Some(batch.next_offset()), &error))?;
         self.start = Some(Start::Offset(position));
         let mut held = Some(held);
+        // Not even once for a batch that has come before.
         while self.position() < batch.next_offset() && !self.has_reached_end() {
             self.chunk(&batch, &mut records, &mut held).await?;
         }
