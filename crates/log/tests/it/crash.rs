@@ -1,10 +1,14 @@
 //! Power cuts at every operation of a scripted run: what was acknowledged is there, or more that was sent, in order;
 //! never less, never other bytes; nothing deleted rises again. Then again, in the recovery itself.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use goulette_env::sim::{Faults, SimDisk, Unsynced};
-use goulette_log::{ChangeError, Log, LogOptions, RecoveryReport, WalOptions};
+use goulette_log::{ChangeError, Log, LogOptions, REMEMBERED_BATCHES, RecoveryReport, WalOptions};
 use goulette_types::{Offset, PartitionId};
 
 use crate::support::*;
@@ -198,9 +202,11 @@ impl Model {
     fn go_on(&mut self, log: &Log) {
         for (id, expected) in &mut self.0 {
             let Some(partition) = log.partition(*id) else { continue };
-            for number in 0..expected.sent.len() + 2 {
+            // First a batch that is new: from then on the last ones sent are the last ones remembered.
+            for number in (expected.acknowledged..expected.sent.len() + 2).chain(0..expected.acknowledged) {
                 let outcome = append(&partition, numbered(id.topic.0, number)).unwrap();
-                assert_eq!(outcome.base_offset, Some(offset_of(number)));
+                let remembered = number + REMEMBERED_BATCHES >= expected.sent.len();
+                assert_eq!(outcome.base_offset, remembered.then_some(offset_of(number)), "{number}");
                 assert_eq!(outcome.duplicate, number < expected.acknowledged);
                 if number == expected.sent.len() {
                     expected.sent.push(values_of(id.topic.0, number));
@@ -247,6 +253,79 @@ fn every_acknowledged_batch_survives_a_stop_at_every_disk_operation() {
         stops += 1;
     }
     assert!(stops > 150, "{stops}");
+}
+
+#[test]
+fn checkpoints_that_run_beside_appends_lose_nothing_either() {
+    for seed in 0..60 {
+        let disk = SimDisk::from_seed(seed);
+        disk.set_faults(Faults { stop_at: Some(60 + 7 * seed), ..Faults::default() });
+        let mut model = Model::default();
+        let (log, _) = open(disk.env(), small());
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| while !done.load(Ordering::Acquire) && log.checkpoint().is_ok() {});
+            let mut run = Run { log: &log, model: &mut model };
+            let mut script = || -> Result<(), Stopped> {
+                run.create(A)?;
+                run.create(B)?;
+                for offset in 0..40 {
+                    run.append(A, 4)?;
+                    run.append(B, 2)?;
+                    run.position(A, offset)?;
+                }
+                Ok(())
+            };
+            let _ = script();
+            done.store(true, Ordering::Release);
+        });
+        drop(log);
+        let crashed = disk.crash(CRASHES[seed as usize % CRASHES.len()]);
+        let (log, _) = model.check(&crashed).expect("nothing stops it now");
+        model.go_on(&log);
+        drop(log);
+        model.check(&crashed.crash(Unsynced::None)).expect("nothing stops it now");
+    }
+}
+
+#[test]
+fn a_checkpoint_may_know_more_than_its_position_says() {
+    let disk = SimDisk::from_seed(1);
+    let hook = Hook::default();
+    let (log, _) = open(hook.env(&disk), small());
+    let mut model = Model::default();
+    let mut run = Run { log: &log, model: &mut model };
+    assert!(run.create(A).is_ok() && run.create(B).is_ok());
+    assert!(run.append(A, 3).is_ok() && run.append(B, 1).is_ok());
+    // While the checkpoint, whose position is fixed, opens the fragment of A, B grows.
+    let b = log.partition(id(B, 0)).unwrap();
+    hook.set("topic1", move || drop(append(&b, numbered(B, 1)).unwrap()));
+    log.checkpoint().unwrap();
+    let expected = model.0.get_mut(&id(B, 0)).unwrap();
+    expected.sent.push(values_of(B, 1));
+    expected.acknowledged += 1;
+    drop(log);
+    let disk = disk.crash(Unsynced::None);
+    let (log, report) = model.check(&disk).expect("nothing stops it");
+    assert_eq!(report.entries, 1, "the WAL still has what the checkpoint has");
+    model.go_on(&log);
+    drop(log);
+    model.check(&disk.crash(Unsynced::None)).expect("nothing stops it");
+}
+
+#[test]
+fn a_retry_is_not_answered_before_its_original_is_durable() {
+    for seed in 0..30 {
+        let disk = SimDisk::from_seed(seed);
+        let (log, _) = open(disk.env(), small());
+        let partition = log.create_partition(id(A, 0), &topic("t")).unwrap();
+        disk.set_faults(Faults { stop_at: Some(disk.operations() + 1), ..Faults::default() });
+        let outcomes: Vec<_> = (0..3).map(|_| send(&partition, EPOCH, numbered(A, 0))).collect();
+        for outcome in outcomes {
+            let outcome = outcome.recv_timeout(std::time::Duration::from_secs(20));
+            assert!(outcome.expect("each append is answered").is_err());
+        }
+    }
 }
 
 #[test]

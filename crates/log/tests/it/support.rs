@@ -1,10 +1,13 @@
 //! What the tests share: batches, appends that wait, and what a partition holds.
 
-use std::{path::Path, sync::mpsc, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
-use std::sync::Arc;
-
-use goulette_env::Env;
+use goulette_env::{Disk, DiskFile, DiskLock, Entry, Env, OpenMode, sim::SimDisk};
 use goulette_log::{AppendError, Appended, Log, LogOptions, Partition, RecoveryReport, WalOptions};
 use goulette_records::{Batch, BatchBuilder, Compression, Limits};
 use goulette_types::{
@@ -99,4 +102,74 @@ pub(crate) fn values(partition: &Partition) -> Vec<String> {
     }
     assert_eq!(from, partition.end());
     values
+}
+
+/// Does something once, in the middle of somebody else's work: when a fragment is opened.
+#[derive(Clone, Default)]
+pub(crate) struct Hook(Arc<Mutex<Option<(&'static str, Act)>>>);
+
+type Act = Box<dyn FnOnce() + Send>;
+
+impl Hook {
+    pub(crate) fn env(&self, disk: &SimDisk) -> Env {
+        let env = disk.env();
+        Env { disk: Arc::new(HookedDisk { disk: env.disk.clone(), hook: self.clone() }), ..env }
+    }
+
+    /// When a fragment whose path contains `part` is opened next.
+    pub(crate) fn set(&self, part: &'static str, act: impl FnOnce() + Send + 'static) {
+        *self.0.lock().unwrap() = Some((part, Box::new(act)));
+    }
+}
+
+struct HookedDisk {
+    disk: Arc<dyn Disk>,
+    hook: Hook,
+}
+
+impl Disk for HookedDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let text = path.to_string_lossy();
+        let act = self.hook.0.lock().unwrap().take_if(|(part, _)| text.contains(*part) && text.ends_with(".log"));
+        if let Some((_, act)) = act {
+            act();
+        }
+        self.disk.open(path, mode)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(path)
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.disk.read_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        self.disk.lock(path)
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.disk.free_bytes(path)
+    }
 }
