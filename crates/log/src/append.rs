@@ -14,7 +14,6 @@ use crate::{
     error::AppendError,
     fragment::Stored,
     lock,
-    options::LogOptions,
     partition::{Partition, State, Waiter},
     producers::Verdict,
 };
@@ -88,7 +87,7 @@ impl Partition {
         }
         batch.assign(state.next, epoch);
         let appended = engine.wall();
-        let active = state.place(bytes as u32, appended, &engine.options);
+        let active = state.place(bytes as u32, appended);
         let stored = Stored { batch: batch.clone(), fragment: active.number, position: active.length, appended };
         let payload = append_payload(self, &stored, epoch);
         let tag = Tag::Append(Box::new(Appending { partition: self.clone(), stored, done }));
@@ -201,11 +200,11 @@ impl State {
     }
 
     /// The fragment for a batch of so many bytes: the active one, unless it is full or old. Changes nothing.
-    fn place(&self, bytes: u32, now: Timestamp, options: &LogOptions) -> Active {
+    fn place(&self, bytes: u32, now: Timestamp) -> Active {
         let fits = |active: &Active| {
             let age_ms = now.0.saturating_sub(active.first_append.0);
-            active.length.checked_add(bytes).is_some_and(|length| length <= options.fragment_bytes)
-                && u128::try_from(age_ms).unwrap_or(0) < options.fragment_age.as_millis()
+            active.length.checked_add(bytes).is_some_and(|length| length <= self.roll.bytes)
+                && u128::try_from(age_ms).unwrap_or(0) < self.roll.age.as_millis()
                 // The index holds offsets as 32-bit differences.
                 && self.next.since(active.base) < u64::from(u32::MAX) - u64::from(goulette_records::RECORDS_MAX)
         };

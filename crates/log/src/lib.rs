@@ -47,7 +47,7 @@ pub use error::{AppendError, ChangeError, OpenError, Poisoned, ReadError};
 pub use goulette_wal::{SyncPolicy, WalOptions, WalStats};
 pub use identity::{Identity, OtherCluster};
 pub use log::{JoinError, Log, LogStats};
-pub use options::LogOptions;
+pub use options::{LogOptions, Roll};
 pub use partition::{EndListener, Partition};
 pub use producers::REMEMBERED_BATCHES;
 pub use recovery::RecoveryReport;

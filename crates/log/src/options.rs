@@ -1,18 +1,31 @@
 //! How a log is set up.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use goulette_wal::WalOptions;
+
+/// When a partition goes on to its next fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roll {
+    /// Before the fragment would exceed these bytes; one batch alone may.
+    pub bytes: u32,
+    /// When the fragment's first batch is older.
+    pub age: Duration,
+}
+
+impl Roll {
+    /// What `bytes` may be: 1 KiB to 1 GiB.
+    pub const BYTES: RangeInclusive<u32> = 1 << 10..=1 << 30;
+}
 
 /// Settings of a [`Log`](crate::Log). The defaults suit a broker on two cores with 2 GiB of memory.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     /// The WAL's settings, its sync policy among them.
     pub wal: WalOptions,
-    /// A fragment is rolled before it would exceed these bytes; one batch alone may. 128 MiB.
-    pub fragment_bytes: u32,
-    /// A fragment is rolled when its first batch is older. 7 days.
-    pub fragment_age: Duration,
+    /// When fragments are rolled, unless a partition has [settings of its own](crate::Partition::set_roll). 128 MiB,
+    /// 7 days.
+    pub roll: Roll,
     /// Bytes of batches that are accepted but not yet in their fragment; appends are Busy beyond. 128 MiB.
     pub unflushed_bytes_max: usize,
     /// Bytes of batches kept in memory after they are in their fragment, over all partitions. 64 MiB.
@@ -41,8 +54,7 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self {
             wal: WalOptions::default(),
-            fragment_bytes: 128 << 20,
-            fragment_age: Duration::from_secs(7 * 24 * 3600),
+            roll: Roll { bytes: 128 << 20, age: Duration::from_secs(7 * 24 * 3600) },
             unflushed_bytes_max: 128 << 20,
             tail_cache_bytes: 64 << 20,
             flush_bytes: 1 << 20,
@@ -60,8 +72,8 @@ impl LogOptions {
     /// Finds all mistakes; none in the defaults.
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
-        if !(1 << 10..=1 << 30).contains(&self.fragment_bytes) {
-            mistakes.push(format!("fragment bytes are {}: allowed are 1 KiB to 1 GiB", self.fragment_bytes));
+        if !Roll::BYTES.contains(&self.roll.bytes) {
+            mistakes.push(format!("fragment bytes are {}: allowed are 1 KiB to 1 GiB", self.roll.bytes));
         }
         if self.unflushed_bytes_max == 0 {
             mistakes.push("unflushed bytes are 0: nothing could be appended".into());
@@ -83,7 +95,8 @@ mod tests {
     #[test]
     fn the_defaults_hold_no_mistake_and_all_mistakes_are_found() {
         assert!(LogOptions::default().mistakes().is_empty());
-        let wrong = LogOptions { fragment_bytes: 3, unflushed_bytes_max: 0, wal_bytes_max: 0, ..LogOptions::default() };
+        let roll = Roll { bytes: 3, age: Duration::ZERO };
+        let wrong = LogOptions { roll, unflushed_bytes_max: 0, wal_bytes_max: 0, ..LogOptions::default() };
         assert_eq!(wrong.mistakes().len(), 3);
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     flusher::Urgency,
     fragment::{Fragment, Stored},
     lock,
+    options::Roll,
     producers::Producers,
 };
 
@@ -47,6 +48,7 @@ pub(crate) struct State {
     pub(crate) deleted: bool,
 
     // What was appended, durable or not.
+    pub(crate) roll: Roll,
     pub(crate) next: Offset,
     pub(crate) epochs: Epochs,
     pub(crate) producers: Producers,
@@ -126,6 +128,7 @@ impl Partition {
             length: last.state.length,
             first_append: last.state.first_append,
         });
+        let roll = engine.options.roll;
         Some(Self {
             id: state.id,
             topic: state.topic,
@@ -136,6 +139,7 @@ impl Partition {
             state: Mutex::new(State {
                 closing: false,
                 deleted: false,
+                roll,
                 next: state.next,
                 epochs: Epochs::from_entries(state.epochs)?,
                 producers: Producers::from_states(state.producers),
@@ -206,6 +210,12 @@ impl Partition {
     /// All groups' positions, by name.
     pub fn positions(&self) -> Vec<(GroupName, Offset)> {
         lock(&self.state).positions.iter().map(|(group, &offset)| (group.clone(), offset)).collect()
+    }
+
+    /// Has the partition roll its fragments at other limits than the log's, from the next append on; none for the log's.
+    /// Held in memory only: whoever leads the partition says it anew.
+    pub fn set_roll(&self, roll: Option<Roll>) {
+        lock(&self.state).roll = roll.unwrap_or(self.engine.options.roll);
     }
 
     /// Replaces the listener that is told of each rise of the durable end.
