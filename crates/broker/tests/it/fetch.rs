@@ -252,7 +252,7 @@ async fn a_damaged_fragment_is_told_and_what_is_behind_it_still_comes() {
     let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
     let small = || {
         let mut small = options(sentinel.address, dir.path());
-        small.log.fragment_bytes = 1 << 10;
+        small.log.roll.bytes = 1 << 10;
         small
     };
     let broker = start_with(small(), goulette_env::Env::real()).await.unwrap();

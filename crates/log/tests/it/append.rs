@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use goulette_env::sim::{Faults, SimDisk, Unsynced};
+use goulette_env::{
+    Disk,
+    sim::{Faults, SimDisk, Unsynced},
+};
 use goulette_log::{AppendError, Appended, ChangeError, Identity, Log, LogOptions, OpenError, ReadError};
 use goulette_types::{ErrorKind, LeaderEpoch, Offset, Timestamp};
 
@@ -57,7 +60,7 @@ fn batches_get_dense_offsets_and_read_back_from_anywhere() {
 #[test]
 fn cold_reads_find_every_offset_without_the_tail_cache() {
     let disk = SimDisk::from_seed(1);
-    let options = LogOptions { tail_cache_bytes: 0, fragment_bytes: 200 << 10, ..small() };
+    let options = LogOptions { tail_cache_bytes: 0, roll: roll(200 << 10), ..small() };
     let (log, _) = open(disk.env(), LogOptions { ..options.clone() });
     let partition = log.create_partition(id(1, 0), &topic("t")).unwrap();
     for value in 0..300 {
@@ -305,7 +308,7 @@ fn what_nobody_knows_is_set_aside_and_never_deleted() {
 #[test]
 fn a_corrupt_batch_is_reported_with_the_way_around_it() {
     let disk = SimDisk::from_seed(1);
-    let options = LogOptions { tail_cache_bytes: 0, fragment_bytes: 1 << 20, ..small() };
+    let options = LogOptions { tail_cache_bytes: 0, roll: roll(1 << 20), ..small() };
     let (log, _) = open(disk.env(), options);
     let partition = log.create_partition(id(1, 0), &topic("t")).unwrap();
     for value in 0..20 {
@@ -359,4 +362,25 @@ fn a_lost_or_spoilt_index_is_built_anew() {
     let partition = log.partition(id(1, 0)).unwrap();
     assert_eq!(values(&partition), all);
     assert_eq!(partition.offset_at(Timestamp(33)).unwrap(), Some((Offset(33), Timestamp(33))));
+}
+
+#[test]
+fn a_partition_rolls_at_limits_of_its_own_until_they_are_taken_back() {
+    let disk = SimDisk::from_seed(1);
+    let (log, _) = open(disk.env(), LogOptions { roll: roll(1 << 20), ..small() });
+    let partition = log.create_partition(id(1, 0), &topic("t")).unwrap();
+    let fragments = || {
+        log.flush().unwrap();
+        let names = disk.read_dir(&Path::new(DIR).join(format!("topics/t.{}/0", id(1, 0).topic))).unwrap();
+        names.iter().filter(|entry| entry.name.ends_with(".log")).count()
+    };
+    let append_some = || (0..4).for_each(|_| drop(append(&partition, batch(&["x".repeat(600)])).unwrap()));
+    append_some();
+    assert_eq!(fragments(), 1);
+    partition.set_roll(Some(roll(1 << 10)));
+    append_some();
+    assert_eq!(fragments(), 5);
+    partition.set_roll(None);
+    append_some();
+    assert_eq!(fragments(), 5, "the last one has room again");
 }

@@ -17,7 +17,7 @@ use crate::support::*;
 fn busy() -> LogOptions {
     LogOptions {
         wal: WalOptions { segment_bytes: 256 << 10, ..WalOptions::default() },
-        fragment_bytes: 100 << 10,
+        roll: crate::support::roll(100 << 10),
         unflushed_bytes_max: 400 << 10,
         tail_cache_bytes: 100 << 10,
         flush_bytes: 8 << 10,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use goulette_env::{Disk, DiskFile, DiskLock, Entry, Env, OpenMode, sim::SimDisk};
-use goulette_log::{AppendError, Appended, Log, LogOptions, Partition, RecoveryReport, WalOptions};
+use goulette_log::{AppendError, Appended, Log, LogOptions, Partition, RecoveryReport, Roll, WalOptions};
 use goulette_records::{Batch, BatchBuilder, Compression, Limits};
 use goulette_types::{
     GroupName, LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, Timestamp, TopicId,
@@ -22,10 +22,15 @@ pub(crate) const DIR: &str = "/data";
 pub(crate) fn small() -> LogOptions {
     LogOptions {
         wal: WalOptions { segment_bytes: 16 << 10, prepare_inline: true, ..WalOptions::default() },
-        fragment_bytes: 2 << 10,
+        roll: roll(2 << 10),
         background: false,
         ..LogOptions::default()
     }
+}
+
+/// Fragments of so many bytes, however old.
+pub(crate) fn roll(bytes: u32) -> Roll {
+    Roll { bytes, age: Duration::from_secs(7 * 24 * 3600) }
 }
 
 pub(crate) fn open(env: Env, options: LogOptions) -> (Log, RecoveryReport) {
