@@ -374,7 +374,11 @@ fn a_partition_rolls_at_limits_of_its_own_until_they_are_taken_back() {
         let names = disk.read_dir(&Path::new(DIR).join(format!("topics/t.{}/0", id(1, 0).topic))).unwrap();
         names.iter().filter(|entry| entry.name.ends_with(".log")).count()
     };
-    let append_some = || (0..4).for_each(|_| drop(append(&partition, batch(&["x".repeat(600)])).unwrap()));
+    let append_some = || {
+        for _ in 0..4 {
+            append(&partition, batch(&["x".repeat(600)])).unwrap();
+        }
+    };
     append_some();
     assert_eq!(fragments(), 1);
     partition.set_roll(Some(roll(1 << 10)));
