@@ -294,12 +294,12 @@ impl Client {
         match failure {
             Some(reason) => {
                 if unreachable.insert(broker.clone()) {
-                    tracing::warn!("broker {broker} is not reachable, will try again: {reason}");
+                    tracing::warn!("lost broker {broker}, will try again: {reason}");
                 }
             }
             None => {
                 if unreachable.remove(broker) {
-                    tracing::info!("broker {broker} is reachable again");
+                    tracing::info!("found broker {broker} again");
                 }
             }
         }

@@ -128,7 +128,8 @@ impl Fetcher {
         let client = &self.setup.client;
         let mut unreachable = Vec::new();
         if let (Some(leader), ClientError::Unreachable { reason, .. }) = (&leader, &error) {
-            client.note_broker(&leader.broker, Some(reason));
+            let reason = format!("the broker at {} is not reachable: {reason}", leader.address);
+            client.note_broker(&leader.broker, Some(&reason));
             unreachable.push(leader.broker.to_string());
         }
         self.failures += 1;

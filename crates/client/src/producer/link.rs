@@ -6,7 +6,7 @@ use goulette_proto::pb;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::{Client, client::call_error, connection};
+use crate::{Client, ClientError, client::call_error, connection};
 
 /// What a link tells the sender. The last one is always `Down`.
 #[derive(Debug)]
@@ -68,5 +68,8 @@ where
 }
 
 fn failure(address: &str, status: &tonic::Status) -> String {
-    call_error("broker", address, status).to_string()
+    match call_error("broker", address, status) {
+        ClientError::Unreachable { reason, .. } => format!("the broker at {address} is not reachable: {reason}"),
+        error => error.to_string(),
+    }
 }
