@@ -2,7 +2,11 @@
 //!
 //! New partitions and deletions wait for the disk; the heartbeats meanwhile must not.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use goulette_log::ChangeError;
 use goulette_logging::{debug, error, info, warn};
@@ -75,11 +79,11 @@ impl Update {
                 info!("deleted topic {} ({topic}): {} partitions here", partition.topic(), removed.len());
             }
         }
-        for assignment in &self.assignments {
-            assignment.apply(node)?;
-        }
+        // One that cannot be led now must not keep the others waiting.
+        let outcomes = self.assignments.iter().map(|assignment| assignment.apply(node));
+        let failed = outcomes.filter_map(Result::err).last();
         if self.complete {
-            let assigned: std::collections::HashSet<_> = self.assignments.iter().map(|a| a.partition).collect();
+            let assigned: HashSet<_> = self.assignments.iter().map(|a| a.partition).collect();
             for partition in node.registry.all() {
                 if !assigned.contains(&partition.id()) && partition.led().is_ok() {
                     info!("leads {partition} no longer");
@@ -87,7 +91,7 @@ impl Update {
                 }
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 

@@ -36,7 +36,7 @@ const UNREGISTER_DEADLINE: Duration = Duration::from_secs(1);
 /// How often a silent connection is asked whether it lives, and how long the answer may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 /// What a sentinel may ask for.
-const HEARTBEAT_MS: std::ops::RangeInclusive<u32> = 20..=10_000;
+const HEARTBEAT_MS: std::ops::RangeInclusive<u32> = 20..=60_000;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A message from a sentinel: 10,000 assignments with their settings fit well.
@@ -167,11 +167,7 @@ impl SentinelLink {
         }
         let pb::RegisterBrokerResponse { revision, assignments, deleted_topics, .. } = registered;
         self.applier.submit(Update::new(revision, true, assignments, &deleted_topics));
-        let end = self.beat(&mut client, Duration::from_millis(period.into())).await;
-        if matches!(end, End::Stopping) {
-            self.unregister(&mut client).await;
-        }
-        end
+        self.beat(&mut client, Duration::from_millis(period.into())).await
     }
 
     async fn register(&mut self, client: &mut SentinelClient<Channel>) -> Result<pb::RegisterBrokerResponse, End> {
@@ -211,7 +207,11 @@ impl SentinelLink {
         loop {
             let may_read = !self.applier.is_full();
             tokio::select! {
-                () = self.stop.stopping() => return End::Stopping,
+                () = self.stop.stopping() => {
+                    // While the stream is open still: its end alone looks like a crash.
+                    self.unregister(client).await;
+                    return End::Stopping;
+                }
                 _ = ticks.tick() => self.send_beat(&beats),
                 revision = self.applier.applied() => {
                     self.applied = revision;

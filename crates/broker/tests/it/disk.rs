@@ -4,11 +4,14 @@ use std::{
     io::{self, IoSlice},
     path::Path,
     sync::{Arc, Condvar, Mutex},
+    time::Duration,
 };
 
 use goulette_env::{Disk, DiskFile, DiskLock, Entry, Env, OpenMode, RealDisk};
 
-/// Holds every sync of the WAL while it is shut.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Holds every sync back while it is shut.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<State>, Condvar)>);
 
@@ -45,11 +48,14 @@ impl Gate {
     }
 
     fn pass(&self) -> io::Result<()> {
-        let mut state = self.0.0.lock().unwrap();
-        while *state == State::Shut {
-            state = self.0.1.wait(state).unwrap();
+        let state = self.0.0.lock().unwrap();
+        // A test that fails while the gate is shut must still come to its end.
+        let (state, _) = self.0.1.wait_timeout_while(state, DEADLINE, |state| *state == State::Shut).unwrap();
+        match *state {
+            State::Open => Ok(()),
+            State::Shut => Err(io::Error::other("the test left the gate shut")),
+            State::Broken => Err(io::Error::other("the test broke this disk")),
         }
-        if *state == State::Broken { Err(io::Error::other("the test broke this disk")) } else { Ok(()) }
     }
 }
 

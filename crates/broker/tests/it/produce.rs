@@ -227,13 +227,16 @@ async fn a_producer_faster_than_the_disk_is_held_back_within_the_byte_budget() {
     }
     // The budget has room for five of them; the sixth waits, and what is behind it stays in its socket.
     let mut admin = pb::admin_client::AdminClient::new(channel(broker.address()).await);
-    let used = loop {
-        let info = soon(admin.get_info(pb::GetInfoRequest {})).await.unwrap().into_inner();
-        let used: u64 = info.details["produce_bytes_in_flight"].parse().unwrap();
-        if used >= 5 * (200 << 10) {
-            break used;
+    let used = soon(async {
+        loop {
+            let info = admin.get_info(pb::GetInfoRequest {}).await.unwrap().into_inner();
+            let used: u64 = info.details["produce_bytes_in_flight"].parse().unwrap();
+            if used >= 5 * (200 << 10) {
+                break used;
+            }
         }
-    };
+    })
+    .await;
     assert!(used <= 1 << 20, "{used}");
     gate.open();
     for answered in 0..BATCHES {

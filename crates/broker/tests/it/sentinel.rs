@@ -180,7 +180,7 @@ impl Sentinel for Service {
             assignments: orders.assignments,
             deleted_topics: orders.deleted,
             // Far apart: whatever a test waits for must not wait for the next beat.
-            heartbeat_ms: 10_000,
+            heartbeat_ms: 60_000,
         }))
     }
 
