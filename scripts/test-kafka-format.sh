@@ -63,5 +63,7 @@ wait "$produce_pid" || { echo "the producer failed" >&2; exit 1; }
 stop_broker
 
 partition=$(echo "$work"/broker/topics/samples.*/0)
-ls "$partition"
+sealed=$(find "$partition" -name '*.index' | wc -l)
+echo "$(find "$partition" -name '*.log' | wc -l) fragments, $sealed of them sealed"
+[ "$sealed" -ge 2 ] || { echo "too few fragments were sealed to judge any" >&2; exit 1; }
 judge "$work/expected.jsonl" "$partition"/*.log

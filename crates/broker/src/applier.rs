@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::{
     node::Node,
     partition::{Applied, Term},
+    topic_settings::TopicSettings,
 };
 
 /// The pause before an update that could not be carried out is tried again.
@@ -38,6 +39,7 @@ pub(crate) struct Assignment {
     partition: PartitionId,
     topic: TopicName,
     term: Term,
+    settings: TopicSettings,
 }
 
 impl Update {
@@ -108,6 +110,8 @@ impl Assignment {
                 Err(error) => return Err(error),
             },
         };
+        // A topic's settings change without a new epoch.
+        partition.log().set_roll(self.settings.roll(node.options().log.roll));
         match partition.assign(self.term) {
             Applied::Leads => debug!("leads {partition} in epoch {}", self.term.leader_epoch),
             Applied::Known => {}
@@ -133,7 +137,8 @@ impl TryFrom<pb::Assignment> for Assignment {
             leader_epoch: LeaderEpoch(assignment.leader_epoch),
             partition_epoch: PartitionEpoch(assignment.partition_epoch),
         };
-        Ok(Self { partition, topic, term })
+        let settings = TopicSettings::from_config(&assignment.config);
+        Ok(Self { partition, topic, term, settings })
     }
 }
 

@@ -24,6 +24,7 @@ mod server;
 mod service;
 mod start_error;
 mod sync;
+mod topic_settings;
 
 pub use lifecycle::StopReason;
 pub use node::Broker;
