@@ -144,12 +144,15 @@ impl Fragment {
     /// Ends the fragment: cuts it to its valid bytes and writes its index files. Durable only after [`sync`](Self::sync).
     pub(crate) fn seal(&self, disk: &dyn Disk) -> io::Result<()> {
         self.cut(disk)?;
-        let (offsets, times) = self
-            .with_index(disk, |index| (index.encode_offsets(), index.encode_times()))
-            .map_err(|error| error.error)?;
-        for (extension, bytes) in [("index", offsets), ("timeindex", times)] {
-            let file: Arc<dyn DiskFile> =
-                disk.open(&self.path.with_extension(extension), OpenMode::CreateOrOpen)?.into();
+        let written = self.written.load(Ordering::Acquire);
+        let files = self.with_index(disk, |index| {
+            // A damaged fragment gets none: whoever reads it sees for himself.
+            let whole = index.length() == written;
+            whole.then(|| [("index", index.encode_offsets()), ("timeindex", index.encode_times())])
+        })?;
+        for (extension, bytes) in files.into_iter().flatten() {
+            let path = self.path.with_extension(extension);
+            let file: Arc<dyn DiskFile> = disk.open(&path, OpenMode::CreateOrOpen)?.into();
             file.set_len(0)?;
             file.write_all_at(&bytes, 0)?;
             lock(&self.index_files).push(file);
@@ -167,6 +170,19 @@ impl Fragment {
             self.synced.store(0, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Puts zeros where valid bytes are lost: reading finds them corrupt, and no later opening finds them missing.
+    /// Returns whether there were any.
+    pub(crate) fn pad(&self, disk: &dyn Disk) -> io::Result<bool> {
+        let file = self.file(disk, OpenMode::CreateOrOpen)?;
+        let written = u64::from(self.written.load(Ordering::Acquire));
+        let lost = file.len()? < written;
+        if lost {
+            file.set_len(written)?;
+            self.synced.store(0, Ordering::Release);
+        }
+        Ok(lost)
     }
 
     /// Makes all that was written when the call began durable. Must not be called again after it failed.
@@ -207,17 +223,23 @@ impl Fragment {
         Ok(buffer.into())
     }
 
-    /// Looks something up in the index, which is loaded or built first if need be.
-    pub(crate) fn with_index<T>(&self, disk: &dyn Disk, look_up: impl FnOnce(&Index) -> T) -> Result<T, ScanError> {
+    /// Looks something up in the index, which is loaded or built first if need be. In a damaged fragment it ends where
+    /// the damage begins.
+    pub(crate) fn with_index<T>(&self, disk: &dyn Disk, look_up: impl FnOnce(&Index) -> T) -> io::Result<T> {
         let mut slot = lock(&self.index);
-        let index = match &mut *slot {
-            Some(index) => index,
-            None => slot.insert(self.load_index(disk)?),
-        };
-        Ok(look_up(index))
+        if let Some(index) = &*slot {
+            return Ok(look_up(index));
+        }
+        let index = self.load_index(disk)?;
+        let found = look_up(&index);
+        // Appends go on noting behind it: so it is kept only if nothing is missing.
+        if index.length() == self.written.load(Ordering::Acquire) || self.sealed.load(Ordering::Acquire) {
+            *slot = Some(index);
+        }
+        Ok(found)
     }
 
-    fn load_index(&self, disk: &dyn Disk) -> Result<Index, ScanError> {
+    fn load_index(&self, disk: &dyn Disk) -> io::Result<Index> {
         let length = self.written.load(Ordering::Acquire);
         if self.sealed.load(Ordering::Acquire) {
             let describes = Described { number: self.number, base: self.base, length };
@@ -229,11 +251,14 @@ impl Fragment {
             }
         }
         let mut index = Index::new(self.number, self.base);
-        self.scan(disk, 0, |found| {
+        let scanned = self.scan(disk, 0, |found| {
             index.note(&found.header, &found.header.to_bytes());
             true
-        })?;
-        Ok(index)
+        });
+        match scanned {
+            Err(scan) if !is_damage(&scan.error) => Err(scan.error),
+            _ => Ok(index),
+        }
     }
 
     /// Visits the batches' headers from `position`, where one begins, while `visit` says so. Checks no more than that
@@ -289,6 +314,11 @@ impl ScanError {
     fn rubbish(position: u32, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { position, error: io::Error::new(io::ErrorKind::InvalidData, reason) }
     }
+}
+
+/// Whether the bytes are at fault, not the way to them. A file that is too short has lost some.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
 }
 
 /// The name of a fragment's file.

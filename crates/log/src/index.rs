@@ -67,6 +67,11 @@ impl Index {
         self.describes.length += header.encoded_bytes() as u32;
     }
 
+    /// Bytes of the fragment that the index covers.
+    pub(crate) fn length(&self) -> u32 {
+        self.describes.length
+    }
+
     /// The position of the last indexed batch that begins at or before `offset`.
     pub(crate) fn position_of(&self, offset: Offset) -> u32 {
         let delta = offset.since(self.describes.base);

@@ -97,6 +97,9 @@ impl Log {
         if report.lost.is_some() {
             // In this order: once the checkpoint is written the loss is not found again.
             self.renew_storage_id()?;
+            for partition in engine.partitions() {
+                partition.leave_damage().map_err(stopped)?;
+            }
             checkpointer::take(engine, false).map_err(stopped)?;
             recovery.accept_loss();
         } else if engine.relaxed().is_some() {

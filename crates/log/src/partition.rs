@@ -311,6 +311,26 @@ impl Partition {
         fragment.cut(&*self.engine.env.disk).map_err(|error| Poisoned::io("cut", fragment.path(), &error))
     }
 
+    /// If the last fragment has lost valid bytes, fills their place and goes on in another fragment.
+    pub(crate) fn leave_damage(&self) -> Result<(), Poisoned> {
+        let last = lock(&self.state).fragments.last().map(|kept| kept.fragment.clone());
+        let Some(fragment) = last else { return Ok(()) };
+        let disk = &*self.engine.env.disk;
+        let sealed = fragment.pad(disk).and_then(|lost| {
+            if lost {
+                fragment.seal(disk)?;
+            }
+            Ok(lost)
+        });
+        if sealed.map_err(|error| Poisoned::io("mend", fragment.path(), &error))? {
+            let mut state = lock(&self.state);
+            state.active = None;
+            state.names_unsynced = true;
+            state.fragments.last_mut().expect("it was there and stays").state.sealed = true;
+        }
+        Ok(())
+    }
+
     /// Makes the partition's folder durable, with the folders above it.
     pub(crate) fn make_dir(&self) -> std::io::Result<()> {
         let disk = &*self.engine.env.disk;

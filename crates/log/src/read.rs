@@ -9,7 +9,7 @@ use goulette_types::{Offset, Timestamp};
 use crate::{
     epochs::Epochs,
     error::ReadError,
-    fragment::{Fragment, ScanError},
+    fragment::{Fragment, ScanError, is_damage},
     lock,
     partition::{Kept, Partition, State},
 };
@@ -116,8 +116,9 @@ impl Partition {
     fn offset_in_fragment(&self, kept: &Kept, time: Timestamp) -> Result<Option<(Offset, Timestamp)>, ReadError> {
         let disk = &*self.engine().env.disk;
         let fragment = &kept.fragment;
-        let fault = |fault: ScanError| self.corrupt(fragment, fragment.base(), None, fault.into());
-        let mut position = fragment.with_index(disk, |index| index.position_at(time)).map_err(fault)?;
+        let fault = |fault: Fault| self.corrupt(fragment, fragment.base(), None, fault);
+        let position = fragment.with_index(disk, |index| index.position_at(time));
+        let mut position = position.map_err(|error| fault(error.into()))?;
         loop {
             let mut found = None;
             fragment
@@ -127,7 +128,7 @@ impl Partition {
                     }
                     found.is_none()
                 })
-                .map_err(fault)?;
+                .map_err(|scan| fault(scan.into()))?;
             let Some(found) = found else { return Ok(None) };
             let base = found.header.base_offset;
             let Some(batch) = self.read(base, Offset::MAX, 0)?.into_iter().next() else { return Ok(None) };
@@ -275,11 +276,7 @@ impl Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // A file that is shorter than its valid length has lost something.
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Fault::rubbish(error),
-            _ => Fault::Io(error),
-        }
+        if is_damage(&error) { Fault::rubbish(error) } else { Fault::Io(error) }
     }
 }
 

@@ -7,4 +7,5 @@ mod support;
 
 mod append;
 mod crash;
+mod loss;
 mod real_disk;

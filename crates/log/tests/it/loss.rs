@@ -1,0 +1,146 @@
+//! When acknowledged records may be gone: it is found, said once, and the directory gets another storage id.
+
+use std::path::Path;
+
+use goulette_env::{
+    OpenMode,
+    sim::{SimDisk, Unsynced},
+};
+use goulette_log::{Identity, Log, LogOptions, ReadError, RecoveryReport, SyncPolicy, WalOptions};
+use goulette_types::{Offset, StorageId};
+
+use crate::support::*;
+
+fn wide() -> LogOptions {
+    LogOptions { wal: WalOptions { segment_bytes: 256 << 10, ..small().wal }, ..small() }
+}
+
+fn with(sync: SyncPolicy) -> LogOptions {
+    LogOptions { wal: WalOptions { sync, ..wide().wal }, ..wide() }
+}
+
+/// A log with an identity and a partition of five records.
+fn start(disk: &SimDisk, options: LogOptions) -> (Log, StorageId) {
+    let identity = Identity::open(&disk.env(), Path::new(DIR), &"b".parse().unwrap()).unwrap();
+    let (log, _) = open(disk.env(), options);
+    let partition = log.create_partition(id(1, 0), &topic("t")).unwrap();
+    for value in ["a", "b", "c", "d", "e"] {
+        append(&partition, batch(&[value])).unwrap();
+    }
+    (log, identity.storage)
+}
+
+/// Opens twice; the second opening has nothing to say about what the first has found.
+fn reopen(disk: &mut SimDisk, options: LogOptions) -> (Log, RecoveryReport, StorageId) {
+    let (log, report) = open(disk.env(), options.clone());
+    let storage = log.identity().unwrap().storage;
+    drop(log);
+    *disk = disk.restart();
+    let (log, again) = open(disk.env(), options);
+    assert_eq!(again.lost, None, "a loss is reported once");
+    assert_eq!(log.identity().unwrap().storage, storage);
+    (log, report, storage)
+}
+
+fn wal_files(disk: &SimDisk) -> Vec<std::path::PathBuf> {
+    disk.files().into_keys().filter(|path| path.extension().is_some_and(|extension| extension == "wal")).collect()
+}
+
+#[test]
+fn a_corrupt_wal_keeps_what_stands_before_and_renews_the_storage_id() {
+    let disk = SimDisk::from_seed(1);
+    let (log, storage) = start(&disk, wide());
+    drop(log);
+    let mut disk = disk.restart();
+    // Some byte of the third batch's record: there are sound groups behind it.
+    let path = &wal_files(&disk)[0];
+    let bytes = disk.files()[path].clone();
+    let at = bytes.windows(3).position(|three| three == [2, b'c', 0]).unwrap();
+    disk.env().disk.open(path, OpenMode::Write).unwrap().write_all_at(b"X", at as u64 + 1).unwrap();
+    let (log, report, renewed) = reopen(&mut disk, wide());
+    assert!(report.lost.is_some_and(|lost| lost.contains("corrupt")));
+    assert_ne!(storage, renewed);
+    let partition = log.partition(id(1, 0)).unwrap();
+    assert_eq!(values(&partition), ["a", "b"]);
+    append(&partition, batch(&["again"])).unwrap();
+    drop(log);
+    let (log, report) = open(disk.crash(Unsynced::None).env(), wide());
+    assert_eq!(report.lost, None);
+    assert_eq!(values(&log.partition(id(1, 0)).unwrap()), ["a", "b", "again"]);
+}
+
+#[test]
+fn a_fragment_that_lost_its_end_is_noticed_and_its_rest_still_read() {
+    let disk = SimDisk::from_seed(1);
+    let (log, storage) = start(&disk, wide());
+    log.close().unwrap();
+    let path = disk.files().into_keys().find(|path| path.to_string_lossy().ends_with(".log")).unwrap();
+    let file = disk.env().disk.open(&path, OpenMode::Write).unwrap();
+    file.set_len(file.len().unwrap() - 10).unwrap();
+    let (log, report, renewed) = reopen(&mut disk.restart(), wide());
+    assert!(report.lost.is_some());
+    assert_ne!(storage, renewed);
+    let partition = log.partition(id(1, 0)).unwrap();
+    let read = |from| partition.read(Offset(from), Offset::MAX, 1);
+    append(&partition, batch(&["f"])).unwrap();
+    for round in 0..2 {
+        assert_eq!(read(0).unwrap()[0].base_offset(), Offset(0), "round {round}");
+        assert_eq!(read(5).unwrap()[0].base_offset(), Offset(5));
+        match read(4) {
+            Err(ReadError::Corrupt { from: Offset(4), next: Some(Offset(5)), .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        log.checkpoint().unwrap();
+    }
+}
+
+#[test]
+fn under_a_relaxed_policy_only_a_clean_end_vouches_for_what_was_acknowledged() {
+    for sync in [SyncPolicy::Never, SyncPolicy::Always] {
+        let disk = SimDisk::from_seed(1);
+        let (log, storage) = start(&disk, with(sync));
+        drop(log);
+        let (log, report, renewed) = reopen_after_crash(&disk, sync);
+        assert_eq!(report.lost.is_some(), sync == SyncPolicy::Never);
+        assert_eq!(storage == renewed, sync == SyncPolicy::Always);
+        log.close().unwrap();
+    }
+    let disk = SimDisk::from_seed(1);
+    let (log, storage) = start(&disk, with(SyncPolicy::Never));
+    log.close().unwrap();
+    let (log, report) = open(disk.crash(Unsynced::None).env(), with(SyncPolicy::Never));
+    assert_eq!((report.lost, log.identity().unwrap().storage), (None, storage));
+    assert_eq!(values(&log.partition(id(1, 0)).unwrap()).len(), 5);
+}
+
+fn reopen_after_crash(disk: &SimDisk, sync: SyncPolicy) -> (Log, RecoveryReport, StorageId) {
+    let (log, report) = open(disk.crash(Unsynced::None).env(), with(sync));
+    let storage = log.identity().unwrap().storage;
+    (log, report, storage)
+}
+
+#[test]
+fn a_wal_that_ends_before_the_checkpoint_is_set_aside() {
+    let disk = SimDisk::from_seed(1);
+    let (log, storage) = start(&disk, with(SyncPolicy::Never));
+    // The fragments and the checkpoint are synced, the WAL is not.
+    log.checkpoint().unwrap();
+    drop(log);
+    let disk = disk.crash(Unsynced::None);
+    // What a power cut leaves of unsynced blocks: nothing.
+    for path in wal_files(&disk) {
+        let file = disk.env().disk.open(&path, OpenMode::Write).unwrap();
+        file.write_all_at(&vec![0; file.len().unwrap() as usize - 8192], 8192).unwrap();
+        file.sync_data().unwrap();
+    }
+    let (log, report) = open(disk.env(), with(SyncPolicy::Never));
+    assert!(report.lost.is_some());
+    assert_ne!(log.identity().unwrap().storage, storage);
+    let partition = log.partition(id(1, 0)).unwrap();
+    assert_eq!(values(&partition), ["a", "b", "c", "d", "e"], "the checkpoint has them");
+    append(&partition, batch(&["f"])).unwrap();
+    log.close().unwrap();
+    let (log, report) = open(disk.env(), with(SyncPolicy::Never));
+    assert_eq!(report.lost, None);
+    assert_eq!(values(&log.partition(id(1, 0)).unwrap()).len(), 6);
+}
