@@ -17,16 +17,8 @@ fn topics_are_created_shown_altered_and_deleted() {
         let mut command = cluster.command(&["topic"]);
         command.args(arguments).args(["--sentinel", &cluster.sentinel_address]).output().expect("the binary runs")
     };
-    let created = topic(&[
-        "create",
-        "orders",
-        "--partitions",
-        "3",
-        "--replication-factor",
-        "3",
-        "--config",
-        "fragment_ms=60000",
-    ]);
+    let created =
+        topic(&["create", "orders", "--partitions", "3", "--replication-factor", "3", "--config", "fragment_ms=60000"]);
     assert!(created.status.success(), "{}", text(&created));
     assert!(String::from_utf8_lossy(&created.stdout).contains("1 of 3"), "{}", text(&created));
     let again = topic(&["create", "orders"]);

@@ -8,7 +8,12 @@ pub mod convert;
 pub mod status;
 
 /// The generated messages, clients and servers of `goulette.v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from the .proto files, which carry the comments")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from the .proto files, which carry the comments"
+)]
 pub mod pb {
     tonic::include_proto!("goulette.v1");
 }

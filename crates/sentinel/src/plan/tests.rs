@@ -289,8 +289,7 @@ fn a_topic_grows_but_never_shrinks() {
 fn settings_are_set_and_taken_back() {
     let mut world = World::with_broker("b1");
     world.create(1);
-    let set =
-        Alteration { set: BTreeMap::from([("fragment_ms".to_owned(), "5000".to_owned())]), ..Default::default() };
+    let set = Alteration { set: BTreeMap::from([("fragment_ms".to_owned(), "5000".to_owned())]), ..Default::default() };
     let step = topic::alter(&world.catalog, NOW, &name(), &set).unwrap();
     world.commit(step.unwrap());
     let revision = world.catalog.revision();
