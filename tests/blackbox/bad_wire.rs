@@ -39,7 +39,7 @@ async fn batches_that_lie_are_refused_by_their_ack() {
         ("magic 1", seal(patched(16, &[1])), ErrorKind::Unsupported),
         ("a length that lies upwards", seal(patched(8, &i32::MAX.to_be_bytes())), ErrorKind::Corrupt),
         ("a length that lies downwards", seal(patched(8, &50i32.to_be_bytes())), ErrorKind::Corrupt),
-        ("a negative length", seal(patched(8, &(-1i32).to_be_bytes())), ErrorKind::Invalid),
+        ("a negative length", seal(patched(8, &(-1i32).to_be_bytes())), ErrorKind::Corrupt),
         ("more records than there are", seal(patched(57, &2i32.to_be_bytes())), ErrorKind::Invalid),
         ("a negative count", seal(patched(57, &(-1i32).to_be_bytes())), ErrorKind::Invalid),
         ("a last offset beyond the count", seal(patched(23, &9i32.to_be_bytes())), ErrorKind::Invalid),
