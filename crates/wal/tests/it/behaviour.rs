@@ -292,6 +292,40 @@ fn recycled_segments_are_written_again_and_spares_are_bounded() {
 }
 
 #[test]
+fn a_segment_that_was_prepared_and_never_used_is_a_spare_only_once() {
+    let options = || WalOptions { spare_segments_max: 4, ..small() };
+    let disk = SimDisk::from_seed(1);
+    let mut model = Model::default();
+    let session = model.open(&disk, options()).unwrap();
+    // Segments 1 to 4 become spares, and 5 is full.
+    let full = WalPosition { segment: 5, offset: 16 << 10 };
+    while session.wal.end() != full {
+        let position = session.group(&mut model, 1).unwrap();
+        model.from = Some((position, model.sent.len() - 1));
+    }
+    session.wal.recycle_before(full);
+    let spares = |disk: &SimDisk| {
+        disk.files().into_keys().filter(|path| path.extension().is_some_and(|name| name == "spare")).count()
+    };
+    assert_eq!(spares(&disk), 4);
+    // The first write makes segment 6 of one of them; the second one would begin it.
+    disk.set_faults(Faults { fail_write_at: Some(disk.writes() + 2), ..Faults::default() });
+    session.group(&mut model, 1).unwrap_err();
+    drop(session);
+
+    // The unused segment is a spare under its number, while another one takes the number in the log. Then that leaves.
+    let disk = disk.restart();
+    assert!(disk.files().contains_key(Path::new("/wal/00000000000000000006.wal")));
+    let session = model.open(&disk, options()).unwrap();
+    for _ in 0..100 {
+        let position = session.group(&mut model, 1).unwrap();
+        session.wal.recycle_before(position);
+        assert!(spares(&disk) <= 4);
+    }
+    session.wal.close().unwrap();
+}
+
+#[test]
 fn a_new_segment_is_whole_before_its_first_entry() {
     let disk = SimDisk::from_seed(1);
     let session = open(&disk, small());
