@@ -20,7 +20,8 @@ pub(crate) fn normalise(argv: impl IntoIterator<Item = OsString>, command: &Comm
     if let Some(role) =
         Path::new(&program).file_name().and_then(|name| name.to_str()).filter(|name| ROLES.contains(name))
     {
-        out.push(role.into());
+        // So that usage lines read `goulette broker` and not `broker broker`.
+        out = vec!["goulette".into(), role.into()];
         command = command.find_subcommand(role).unwrap_or(command);
     }
     while let Some(argument) = argv.next() {
@@ -89,22 +90,22 @@ mod tests {
 
     #[test]
     fn a_link_named_for_a_role_acts_as_that_role() {
-        assert_eq!(normalised(&["/x/bin/broker", "-id", "b2"]), ["/x/bin/broker", "broker", "--id=b2"]);
+        assert_eq!(normalised(&["/x/bin/broker", "-id", "b2"]), ["goulette", "broker", "--id=b2"]);
         assert_eq!(normalised(&["bin/goulette", "-version"]), ["bin/goulette", "--version"]);
     }
 
     #[test]
     fn a_value_may_look_like_a_flag() {
-        assert_eq!(normalised(&["client", "-message", "-topic"]), ["client", "client", "--message=-topic"]);
-        assert_eq!(normalised(&["client", "-message", "--", "x"]), ["client", "client", "--message=--", "x"]);
-        assert_eq!(normalised(&["client", "-message", ""]), ["client", "client", "--message="]);
+        assert_eq!(normalised(&["client", "-message", "-topic"]), ["goulette", "client", "--message=-topic"]);
+        assert_eq!(normalised(&["client", "-message", "--", "x"]), ["goulette", "client", "--message=--", "x"]);
+        assert_eq!(normalised(&["client", "-message", ""]), ["goulette", "client", "--message="]);
     }
 
     #[test]
     fn a_switch_leaves_the_next_argument_alone() {
         assert_eq!(
             normalised(&["client", "-until-end", "-count", "3", "-until-end=false"]),
-            ["client", "client", "--until-end", "--count=3", "--until-end=false"]
+            ["goulette", "client", "--until-end", "--count=3", "--until-end=false"]
         );
     }
 
@@ -121,6 +122,6 @@ mod tests {
         assert_eq!(normalised(&["goulette", "broker", "-frob", "1"]), ["goulette", "broker", "--frob", "1"]);
         assert_eq!(normalised(&["goulette", "health", "-", "-5"]), ["goulette", "health", "-", "-5"]);
         assert_eq!(normalised(&["goulette", "health", "--", "-id", "x"]), ["goulette", "health", "--", "-id", "x"]);
-        assert_eq!(normalised(&["client", "-topic"]), ["client", "client", "--topic"]);
+        assert_eq!(normalised(&["client", "-topic"]), ["goulette", "client", "--topic"]);
     }
 }
