@@ -33,6 +33,9 @@ pub struct ClientOptions {
     pub retry_timeout: Duration,
     /// Pauses between attempts.
     pub backoff: Backoff,
+    /// How often producers and consumers ask where their topic's partitions are although nothing is wrong: so they learn
+    /// of partitions that were added. Default 30 s.
+    pub refresh_interval: Duration,
 }
 
 impl Default for ClientOptions {
@@ -43,6 +46,7 @@ impl Default for ClientOptions {
             rpc_timeout: Duration::from_secs(10),
             retry_timeout: Duration::from_secs(30),
             backoff: Backoff::default(),
+            refresh_interval: Duration::from_secs(30),
         }
     }
 }
@@ -140,6 +144,11 @@ impl Client {
     /// Of kind `NotFound` for an unknown topic; [`ClientError::Unreachable`] without a sentinel.
     pub async fn routes(&self, topic: &TopicName, create: bool) -> Result<Arc<TopicRoutes>, ClientError> {
         self.shared.routes.get(self, topic, create).await
+    }
+
+    /// [`routes`](Self::routes) for a producer or consumer that begins: asked for now, if a sentinel is reachable.
+    pub(crate) async fn newest_routes(&self, topic: &TopicName, create: bool) -> Result<Arc<TopicRoutes>, ClientError> {
+        self.shared.routes.newest(self, topic, create).await
     }
 
     /// Asks a sentinel anew, because `stale` turned out to be wrong. Callers that come with the same routes share one

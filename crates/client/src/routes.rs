@@ -6,9 +6,10 @@ use std::{
 };
 
 use goulette_proto::pb;
-use goulette_types::{BrokerId, LeaderEpoch, PartitionIndex, Revision, TopicId, TopicName};
+use goulette_types::{BrokerId, ErrorKind, LeaderEpoch, PartitionIndex, Revision, TopicId, TopicName};
+use tokio::sync::mpsc;
 
-use crate::{Client, ClientError, client::lock};
+use crate::{Backoff, Client, ClientError, client::lock};
 
 /// Who leads a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +116,22 @@ impl RouteCache {
         }
     }
 
+    /// For one who begins with a topic: it may have been made anew since this client heard of it. What was heard then
+    /// does if no sentinel is reachable.
+    pub(crate) async fn newest(
+        &self,
+        client: &Client,
+        topic: &TopicName,
+        create: bool,
+    ) -> Result<Arc<TopicRoutes>, ClientError> {
+        let entry = self.entry(topic);
+        let mut known = entry.lock().await;
+        match ask(client, topic, &mut known, Vec::new(), create).await {
+            Err(error @ ClientError::Unreachable { .. }) => known.clone().ok_or(error),
+            answer => answer,
+        }
+    }
+
     pub(crate) async fn refresh(
         &self,
         client: &Client,
@@ -125,13 +142,32 @@ impl RouteCache {
         let mut known = entry.lock().await;
         match &*known {
             // Another caller has asked while this one waited for the lock.
-            Some(routes) if routes.generation > stale.generation => Ok(Arc::clone(routes)),
+            Some(routes) if routes.generation > stale.generation || routes.id != stale.id => Ok(Arc::clone(routes)),
             _ => ask(client, &stale.topic, &mut known, unreachable, false).await,
         }
     }
 
     fn entry(&self, topic: &TopicName) -> Arc<Entry> {
         Arc::clone(lock(&self.topics).entry(topic.clone()).or_default())
+    }
+}
+
+/// Tells where the partitions are, every [`ClientOptions::refresh_interval`](crate::ClientOptions::refresh_interval),
+/// until nobody listens. Whoever watches the same topic shares the calls, as with [`Client::refresh_routes`].
+///
+/// Without an answer it says nothing: whoever needs a route asks for it and hears why there is none.
+pub(crate) async fn watch(client: Client, mut known: Arc<TopicRoutes>, tell: mpsc::Sender<Arc<TopicRoutes>>) {
+    // Many clients that started in one moment do not ask in one moment.
+    let interval = client.options().refresh_interval;
+    let pauses = Backoff { first: interval, max: interval };
+    loop {
+        tokio::time::sleep(pauses.pause(1, client.random())).await;
+        if let Ok(routes) = client.refresh_routes(&known, Vec::new()).await {
+            known = Arc::clone(&routes);
+            if tell.send(routes).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -151,7 +187,13 @@ async fn ask(
             let request = request.clone();
             async move { sentinel.get_brokers(request).await }
         })
-        .await?;
+        .await
+        .inspect_err(|error| {
+            // Whoever comes next must not be sent to a topic that is gone.
+            if error.kind() == ErrorKind::NotFound {
+                *known = None;
+            }
+        })?;
     let mut routes = TopicRoutes::parse(topic, answer).map_err(|reason| ClientError::Malformed {
         role: "sentinel",
         address: client.options().sentinels.join(","),
@@ -162,22 +204,24 @@ async fn ask(
             return Ok(Arc::clone(known));
         }
         routes.generation = known.generation + 1;
-        note_changes(known, &routes);
     }
+    note_changes(known.as_deref(), &routes);
     let routes = Arc::new(routes);
     *known = Some(Arc::clone(&routes));
     Ok(routes)
 }
 
-/// One line in the log per partition that loses its leader, or has one again.
-fn note_changes(before: &TopicRoutes, after: &TopicRoutes) {
-    for (index, (before, now)) in before.partitions.iter().zip(&after.partitions).enumerate() {
-        match (&before.leader, &now.leader) {
-            (Some(_), None) => {
+/// One line in the log per partition that is found without a leader, loses it, or has one again.
+fn note_changes(before: Option<&TopicRoutes>, after: &TopicRoutes) {
+    for (index, now) in after.partitions.iter().enumerate() {
+        let known = before.and_then(|before| before.partitions.get(index));
+        let was_led = known.map(|route| route.leader.is_some());
+        match (&now.leader, was_led) {
+            (None, None | Some(true)) => {
                 tracing::warn!("partition {index} of {} has no leader: {}", after.topic, now.offline);
             }
-            (None, Some(leader)) => {
-                tracing::info!("broker {} leads partition {index} of {}", leader.broker, after.topic)
+            (Some(leader), Some(false)) => {
+                tracing::info!("broker {} leads partition {index} of {}", leader.broker, after.topic);
             }
             _ => {}
         }

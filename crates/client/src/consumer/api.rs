@@ -18,12 +18,14 @@ use crate::{
         fetcher::{Fetcher, Item, Report},
         setup::Setup,
     },
+    routes,
 };
 
 /// Which partitions to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Partitions {
-    /// All that the topic has when the consumer starts.
+    /// All that the topic has; those that are added later too, from their first record on, unless the consumer is to
+    /// [end](ConsumerOptions::until_end).
     #[default]
     All,
     /// These.
@@ -143,6 +145,8 @@ pub struct Consumer {
     options: Arc<ConsumerOptions>,
     setup: Arc<Setup>,
     partitions: BTreeMap<PartitionIndex, Assigned>,
+    /// Where the topic's partitions are, from time to time; silent unless new ones are to be read.
+    news: mpsc::Receiver<Arc<TopicRoutes>>,
     inbox: mpsc::Receiver<Report>,
     outbox: mpsc::Sender<Report>,
     /// What `next` is in the middle of.
@@ -174,7 +178,7 @@ impl Consumer {
     /// # Errors
     /// Of kind `NotFound` for an unknown topic or partition; [`ClientError::Unreachable`] without a sentinel.
     pub async fn new(client: &Client, topic: &TopicName, mut options: ConsumerOptions) -> Result<Self, ConsumeError> {
-        let routes = client.routes(topic, options.create_topic).await?;
+        let routes = client.newest_routes(topic, options.create_topic).await?;
         let count = routes.partitions.len() as u32;
         let mut wanted = match &options.partitions {
             Partitions::All => (0..count).map(PartitionIndex).collect(),
@@ -193,16 +197,22 @@ impl Consumer {
         let setup = Arc::new(Setup::new(client.clone(), &routes, Arc::clone(&options), wanted.len()));
         // Every fetcher may have a report waiting; records are bounded by the buffer, not by this queue.
         let (outbox, inbox) = mpsc::channel(wanted.len().max(16));
+        let (tell, news) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        if options.partitions == Partitions::All && !options.until_end {
+            tasks.spawn(routes::watch(client.clone(), Arc::clone(&routes), tell));
+        }
         let mut consumer = Self {
             client: client.clone(),
             routes,
             options,
             setup,
             partitions: BTreeMap::new(),
+            news,
             inbox,
             outbox,
             current: None,
-            tasks: JoinSet::new(),
+            tasks,
         };
         for partition in wanted {
             consumer.start(partition, 0, consumer.options.start);
@@ -338,7 +348,13 @@ impl Consumer {
     /// The next chunk of any partition; keeps account of the rest that fetchers report.
     async fn receive(&mut self) -> Result<Option<(PartitionIndex, Chunk)>, ConsumeError> {
         while self.partitions.values().any(|assigned| !assigned.ended) {
-            let report = self.inbox.recv().await.expect("this consumer keeps a sender itself");
+            let report = tokio::select! {
+                report = self.inbox.recv() => report.expect("this consumer keeps a sender itself"),
+                Some(routes) = self.news.recv() => {
+                    self.extend(&routes);
+                    continue;
+                }
+            };
             while self.tasks.try_join_next().is_some() {}
             let assigned = self.partitions.get_mut(&report.partition).expect("fetchers exist for assigned partitions");
             if assigned.generation != report.generation {
@@ -355,6 +371,26 @@ impl Consumer {
             }
         }
         Ok(None)
+    }
+
+    /// Starts reading the partitions that were added since.
+    fn extend(&mut self, routes: &TopicRoutes) {
+        // Another topic of this name: the fetchers find out that theirs is gone.
+        if routes.id != self.routes.id {
+            return;
+        }
+        let start = match self.options.start {
+            // Whatever is there was stored after this consumer began, and offsets were meant for older partitions.
+            Some(Start::End | Start::Offset(_)) => Some(Start::Beginning),
+            start => start,
+        };
+        for index in 0..routes.partitions.len() as u32 {
+            let partition = PartitionIndex(index);
+            if !self.partitions.contains_key(&partition) {
+                tracing::info!("topic {} has a new partition {partition}", self.routes.topic);
+                self.start(partition, 0, start);
+            }
+        }
     }
 
     fn took(&mut self, partition: PartitionIndex, last: Offset) {

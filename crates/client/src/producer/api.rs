@@ -126,7 +126,7 @@ impl Producer {
     /// Of kind `NotFound` for an unknown topic that is not to be created; [`ClientError::Unreachable`] without a
     /// sentinel.
     pub async fn new(client: &Client, topic: &TopicName, options: ProducerOptions) -> Result<Self, ClientError> {
-        let routes = client.routes(topic, options.create_topic).await?;
+        let routes = client.newest_routes(topic, options.create_topic).await?;
         let led = routes.partitions.iter().map(|partition| partition.leader.is_some()).collect();
         let shared = Arc::new(Shared {
             accumulator: Mutex::new(Accumulator::new(&options, led, client.random())),

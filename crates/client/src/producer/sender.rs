@@ -25,6 +25,7 @@ use crate::{
         delivery::{Acked, Completer},
         link::{self, LinkEvent},
     },
+    routes,
 };
 
 /// How often the core is told the time while it has something unsettled: how late a pause or a deadline may end.
@@ -125,6 +126,8 @@ impl Sender {
 
     /// Runs until the producer is closed (its commands end) or dropped (the task is aborted).
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let (tell, mut news) = mpsc::channel(1);
+        self.tasks.spawn(routes::watch(self.client.clone(), Arc::clone(&self.routes), tell));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shared = Arc::clone(&self.shared);
@@ -147,6 +150,7 @@ impl Sender {
                         self.report(report);
                     }
                 }
+                Some(routes) = news.recv() => self.routed(routes),
                 () = shared.wake.notified() => {}
                 () = sleep_until(due_at) => {}
                 _ = tick.tick(), if !self.core.is_idle() => self.step(Event::Tick),
@@ -276,18 +280,7 @@ impl Sender {
                     self.link_event(broker, event);
                 }
             }
-            Report::Routes(Ok(routes)) if routes.id != self.routes.id => {
-                let message = format!("topic {} was deleted; another one has its name now", routes.topic);
-                self.step(Event::TopicGone { message });
-            }
-            Report::Routes(Ok(routes)) => {
-                let led = routes.partitions.iter().map(|partition| partition.leader.is_some()).collect();
-                // The core first: it must know of a partition before a record can be put there.
-                let leaders = leaders(&routes);
-                self.routes = routes;
-                self.step(Event::Routes(leaders));
-                lock(&self.shared.accumulator).set_led(led);
-            }
+            Report::Routes(Ok(routes)) => self.routed(routes),
             Report::Routes(Err(error)) if error.kind() == ErrorKind::NotFound => {
                 self.step(Event::TopicGone { message: error.to_string() });
             }
@@ -295,6 +288,20 @@ impl Sender {
             Report::Identity(Ok(identity)) => self.step(Event::Identity(identity)),
             Report::Identity(Err(error)) => self.step(Event::IdentityFailed { reason: error.to_string() }),
         }
+    }
+
+    fn routed(&mut self, routes: Arc<TopicRoutes>) {
+        if routes.id != self.routes.id {
+            let message = format!("topic {} was deleted; another one has its name now", routes.topic);
+            self.step(Event::TopicGone { message });
+            return;
+        }
+        let led = routes.partitions.iter().map(|partition| partition.leader.is_some()).collect();
+        // The core first: it must know of a partition before a record can be put there.
+        let leaders = leaders(&routes);
+        self.routes = routes;
+        self.step(Event::Routes(leaders));
+        lock(&self.shared.accumulator).set_led(led);
     }
 
     fn link_event(&mut self, broker: BrokerId, event: LinkEvent) {

@@ -293,3 +293,22 @@ async fn an_unknown_topic_is_an_error() {
     let error = Consumer::new(&client, &"other".parse().unwrap(), until_end()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
+
+#[tokio::test]
+async fn a_partition_that_is_added_is_read_from_its_first_record() {
+    for start in [None, Some(Start::End), Some(Start::Offset(Offset(10)))] {
+        let (cluster, sentinel, _broker) = filled(10).await;
+        let client = Cluster::watchful_client(&[sentinel.address], Duration::from_millis(20));
+        let options = ConsumerOptions { start, ..ConsumerOptions::default() };
+        let mut consumer = Consumer::new(&client, &topic(), options).await.unwrap();
+        if start.is_none() {
+            expect(&mut consumer, 0..10).await;
+        }
+        cluster.add_partition();
+        let producer = Producer::new(&client, &topic(), ProducerOptions::default()).await.unwrap();
+        let record = ProducerRecord { partition: Some(PartitionIndex(1)), ..ProducerRecord::new("added") };
+        producer.send(record).await.unwrap().await.unwrap();
+        let record = timeout(SOON, consumer.next()).await.expect("in time").unwrap().expect("a record");
+        assert_eq!((record.partition, record.offset), (PartitionIndex(1), Offset(0)));
+    }
+}

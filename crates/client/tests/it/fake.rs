@@ -53,6 +53,11 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Empty, and led by `b1`.
+    fn led() -> Self {
+        Log { leader: "b1".into(), epoch: 1, ..Log::default() }
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.batches.last().map_or(self.start, |batch| batch.next_offset().0)
     }
@@ -153,10 +158,9 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 impl Cluster {
     /// Knows a topic of so many partitions, led by `b1`.
     pub(crate) fn new(partitions: usize) -> Self {
-        let log = || Log { leader: "b1".into(), epoch: 1, ..Log::default() };
         let state = State {
             topic_id: TopicId(77),
-            partitions: (0..partitions).map(|_| log()).collect(),
+            partitions: (0..partitions).map(|_| Log::led()).collect(),
             brokers: BTreeMap::new(),
             revision: 1,
             grant: 32,
@@ -189,6 +193,21 @@ impl Cluster {
         self.stored.send_modify(|count| *count += 1);
     }
 
+    /// Adds a partition, led by `b1`.
+    pub(crate) fn add_partition(&self) {
+        let mut state = self.state();
+        state.revision += 1;
+        state.partitions.push(Log::led());
+    }
+
+    /// Deletes the topic and makes another one of its name.
+    pub(crate) fn make_anew(&self) {
+        let mut state = self.state();
+        state.revision += 1;
+        state.topic_id = TopicId(state.topic_id.0 + 1);
+        state.partitions = vec![Log::led()];
+    }
+
     pub(crate) fn sentinel(&self, address: SocketAddr) -> Process {
         let router = Server::builder()
             .add_service(SentinelServer::new(FakeSentinel(self.clone())))
@@ -211,14 +230,23 @@ impl Cluster {
 
     /// A client that is quick to try again.
     pub(crate) fn client(sentinels: &[SocketAddr]) -> Client {
-        let options = ClientOptions {
+        Client::new(Self::options(sentinels)).unwrap()
+    }
+
+    /// The same, and asks for routes about so often.
+    pub(crate) fn watchful_client(sentinels: &[SocketAddr], refresh_interval: Duration) -> Client {
+        Client::new(ClientOptions { refresh_interval, ..Self::options(sentinels) }).unwrap()
+    }
+
+    fn options(sentinels: &[SocketAddr]) -> ClientOptions {
+        ClientOptions {
             sentinels: sentinels.iter().map(SocketAddr::to_string).collect(),
             connect_timeout: Duration::from_secs(1),
             rpc_timeout: Duration::from_secs(2),
             retry_timeout: Duration::from_secs(10),
             backoff: Backoff { first: Duration::from_millis(5), max: Duration::from_millis(100) },
-        };
-        Client::new(options).unwrap()
+            ..ClientOptions::default()
+        }
     }
 }
 

@@ -276,12 +276,7 @@ async fn a_topic_that_is_deleted_fails_what_is_sent_to_it() {
     let (sentinel, _broker) = (cluster.sentinel(any_port()), cluster.broker("b1", any_port()));
     let client = Cluster::client(&[sentinel.address]);
     let producer = Producer::new(&client, &topic(), ProducerOptions::default()).await.unwrap();
-    {
-        let mut state = cluster.state();
-        state.topic_id = goulette_types::TopicId(78);
-        state.revision += 1;
-        state.faults.refuse.push_back(ErrorKind::NotFound);
-    }
+    cluster.make_anew();
     let delivery = producer.send(ProducerRecord::new("x")).await.unwrap();
     assert_eq!(timeout(SOON, delivery).await.unwrap().unwrap_err().kind(), ErrorKind::NotFound);
 }
@@ -297,4 +292,50 @@ async fn a_dropped_producer_leaves_nobody_waiting() {
     eventually("it is stored", || cluster.state().partitions[0].end() == 1).await;
     drop(producer);
     assert_eq!(timeout(SOON, delivery).await.unwrap().unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+}
+
+#[tokio::test]
+async fn a_running_producer_learns_of_partitions_that_are_added() {
+    let cluster = Cluster::new(1);
+    let (sentinel, _broker) = (cluster.sentinel(any_port()), cluster.broker("b1", any_port()));
+    let client = Cluster::watchful_client(&[sentinel.address], Duration::from_millis(20));
+    let producer = Producer::new(&client, &topic(), ProducerOptions::default()).await.unwrap();
+    let second = ProducerRecord { partition: Some(PartitionIndex(1)), ..ProducerRecord::new("second") };
+    assert!(matches!(producer.send_nowait(&second), Err(SendError::NoPartition { .. })));
+    cluster.add_partition();
+    eventually("the partition is known", || producer.send_nowait(&second).is_ok()).await;
+    producer.close().await.unwrap();
+    assert_eq!(cluster.state().partitions[1].values(), ["second"]);
+}
+
+#[tokio::test]
+async fn all_users_of_a_topic_share_the_calls_that_look_for_news() {
+    let cluster = Cluster::new(1);
+    let (sentinel, _broker) = (cluster.sentinel(any_port()), cluster.broker("b1", any_port()));
+    let interval = Duration::from_millis(100);
+    let client = Cluster::watchful_client(&[sentinel.address], interval);
+    let mut producers = Vec::new();
+    for _ in 0..10 {
+        producers.push(Producer::new(&client, &topic(), ProducerOptions::default()).await.unwrap());
+    }
+    let before = cluster.state().seen.get_brokers;
+    tokio::time::sleep(8 * interval).await;
+    let calls = cluster.state().seen.get_brokers - before;
+    // Pauses are shorter than the interval by up to a half; ten users on their own would come to some hundred calls.
+    assert!((1..=24).contains(&calls), "{calls} calls");
+}
+
+#[tokio::test]
+async fn a_client_that_knew_a_topic_finds_the_one_that_has_its_name_now() {
+    let cluster = Cluster::new(1);
+    let (sentinel, _broker) = (cluster.sentinel(any_port()), cluster.broker("b1", any_port()));
+    let client = Cluster::client(&[sentinel.address]);
+    let old = Producer::new(&client, &topic(), ProducerOptions::default()).await.unwrap();
+    old.send(ProducerRecord::new("old")).await.unwrap().await.unwrap();
+    cluster.make_anew();
+    let new = Producer::new(&client, &topic(), ProducerOptions::default()).await.unwrap();
+    new.send(ProducerRecord::new("new")).await.unwrap().await.unwrap();
+    let late = timeout(SOON, old.send(ProducerRecord::new("late")).await.unwrap()).await.unwrap();
+    assert!(matches!(late, Err(SendError::Refused { kind: ErrorKind::NotFound, .. })), "{late:?}");
+    assert_eq!(cluster.state().partitions[0].values(), ["new"]);
 }

@@ -27,9 +27,11 @@ impl Asking {
         ask
     }
 
-    /// There is an answer, or for `reason` none.
+    /// There is an answer, or for `reason` none. One that nobody asked for costs no pause.
     pub(super) fn answered(&mut self, now: Instant, pauses: &mut Pauses, reason: String) {
-        self.under_way = false;
+        if !std::mem::take(&mut self.under_way) {
+            return;
+        }
         self.failures += 1;
         self.not_before = Some(now + pauses.pause(self.failures));
         self.reason = reason;

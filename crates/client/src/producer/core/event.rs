@@ -40,7 +40,7 @@ pub(crate) enum Event {
     Acked { request: RequestId, acked: Acked },
     /// A batch was refused.
     Refused { request: RequestId, kind: ErrorKind, message: String },
-    /// A sentinel said who leads, by partition index.
+    /// A sentinel said who leads, by partition index; asked or not.
     Routes(Vec<Option<LeaderRef>>),
     /// No sentinel answered, or not usefully.
     RoutesFailed { reason: String },

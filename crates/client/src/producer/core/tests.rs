@@ -351,7 +351,9 @@ fn without_idempotence_one_batch_is_in_flight() {
 #[test]
 fn a_partition_without_a_leader_asks_again_and_again_with_growing_pauses() {
     let mut story = Story::new(false, &["b1"]);
-    story.step(Event::Routes(vec![None])).close(P0).take();
+    story.step(Event::Routes(vec![None])).close(P0);
+    assert!(story.take().contains(&Effect::Refresh { unreachable: vec![] }));
+    story.step(Event::Routes(vec![None]));
     let mut asked = 0;
     for _ in 0..500 {
         story.pass(Duration::from_millis(20));
@@ -373,6 +375,17 @@ fn a_sentinel_that_is_away_does_not_keep_a_broker_from_being_tried() {
     assert!(story.take().contains(&Effect::Connect(broker("b1"))));
     story.up("b1", 1);
     assert_eq!(story.sent(), [(2, 1, 0, 10)]);
+}
+
+#[test]
+fn routes_that_nobody_asked_for_cost_no_pause() {
+    let mut story = Story::connected(5);
+    for _ in 0..10 {
+        story.step(Event::Routes(vec![led_by("b1")]));
+    }
+    story.close(P0).take();
+    story.down("b1");
+    assert!(matches!(story.take()[..], [Effect::Refresh { .. }]));
 }
 
 #[test]

@@ -140,7 +140,10 @@ impl FakeBroker {
             ack.error = Some(pb::Error::new(kind, "refused on purpose"));
             return (Some(ack), false);
         }
-        assert_eq!(request.topic_id[..], state.topic_id.to_bytes());
+        if request.topic_id[..] != state.topic_id.to_bytes() {
+            ack.error = Some(pb::Error::new(ErrorKind::NotFound, "no such topic"));
+            return (Some(ack), false);
+        }
         match self.store(&mut state, request) {
             Ok((base, duplicate)) => {
                 ack.base_offset = base;
