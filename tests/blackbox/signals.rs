@@ -53,6 +53,30 @@ fn an_orderly_stop_loses_nothing_of_a_running_producer() {
 }
 
 #[test]
+fn a_consumer_whose_broker_is_away_ends_within_ten_seconds_and_says_what_it_could_not_do() {
+    let mut cluster = Cluster::start();
+    cluster.produce("t", b"x\n");
+    let came = cluster.dir.path().join("came.txt");
+    let mut consumer = cluster
+        .client(&["-mode", "consumer", "-topic", "t", "-group", "readers"])
+        .stdout(fs::File::create(&came).expect("a file"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    eventually("the record is printed", || (fs::read(&came).ok()? == b"x\n").then_some(()));
+    // Within a second from here the position would be committed.
+    cluster.kill_broker();
+    std::thread::sleep(std::time::Duration::from_secs(2)); // Now it tries to.
+    signal(&consumer, Signal::INT);
+    let asked = std::time::Instant::now();
+    let status = wait(&mut consumer, "the consumer ends");
+    assert!(asked.elapsed() < std::time::Duration::from_secs(10), "after {:?}", asked.elapsed());
+    let said = text(&consumer.wait_with_output().expect("what it said"));
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("the group's position is not committed"), "{said}");
+}
+
+#[test]
 fn sighup_reopens_the_log_file() {
     let mut cluster = Cluster::start();
     let (log, moved) = (cluster.dir.path().join("logs/broker_broker1.log"), cluster.dir.path().join("moved.log"));

@@ -26,7 +26,7 @@ const OUTPUT_BYTES: usize = 256 << 10;
 /// How often positions are committed while records come.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last commit may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(flags: &ClientFlags) -> Result<(), Failure> {
     if flags.producer.message.is_some() || flags.producer.file.is_some() {
@@ -123,7 +123,7 @@ impl Consuming {
                         batch = self.consumer.next_batch() => batch,
                         () = stop.wished() => return End::Content,
                         () = sleep_until(self.commit_due), if self.has_uncommitted() => {
-                            if let Err(end) = self.commit_meanwhile().await {
+                            if let Err(end) = self.commit_meanwhile(&mut stop).await {
                                 return end;
                             }
                             continue;
@@ -142,7 +142,7 @@ impl Consuming {
                 return end;
             }
             if Instant::now() >= self.commit_due
-                && let Err(end) = self.commit_meanwhile().await
+                && let Err(end) = self.commit_meanwhile(&mut stop).await
             {
                 return end;
             }
@@ -181,10 +181,15 @@ impl Consuming {
         self.group.is_some() && !self.written.is_empty()
     }
 
-    /// Commits what is written. What fails and may succeed later waits for the next time.
-    async fn commit_meanwhile(&mut self) -> Result<(), End> {
+    /// Commits what is written. What fails and may succeed later waits for the next time, or for the end.
+    async fn commit_meanwhile(&mut self, stop: &mut Stop) -> Result<(), End> {
         self.commit_due = Instant::now() + COMMIT_INTERVAL;
-        match self.commit().await {
+        let committed = tokio::select! {
+            committed = self.commit() => committed,
+            // A broker that is away must not keep the user waiting.
+            () = stop.wished() => return Ok(()),
+        };
+        match committed {
             Err(error) if error.kind().is_retriable() => {
                 warn!("positions are not committed yet: {error}");
                 Ok(())
