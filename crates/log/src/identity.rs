@@ -13,8 +13,8 @@ use crate::{checkpointer::replace_file, error::OpenError, fragment::read_file};
 
 /// The version of the data directory that is written, and the highest that is read.
 const FORMAT_VERSION: u64 = 1;
-const FILE: &str = "broker.json";
-const LOCK: &str = "LOCK";
+pub(crate) const FILE: &str = "broker.json";
+pub(crate) const LOCK: &str = "LOCK";
 
 /// Who a data directory belongs to. Stored in `broker.json`, which is always replaced as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]

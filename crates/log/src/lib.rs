@@ -39,6 +39,8 @@ mod fragment;
 mod identity;
 mod index;
 
+mod inspect;
+
 pub use append::{AppendDone, Appended};
 pub use applier::PositionDone;
 pub use engine::PoisonListener;
@@ -46,6 +48,7 @@ pub use epochs::EpochStart;
 pub use error::{AppendError, ChangeError, OpenError, Poisoned, ReadError};
 pub use goulette_wal::{SyncPolicy, WalOptions, WalStats};
 pub use identity::{Identity, OtherCluster};
+pub use inspect::{Contents, Damage, Dumped, InspectError, Inspection, PartitionFacts, Selection, Verified, WalFacts};
 pub use log::{JoinError, Log, LogStats};
 pub use options::{LogOptions, Roll};
 pub use partition::{EndListener, Partition};

@@ -25,4 +25,5 @@ pub use error::{AppendError, OpenError, RecoverError, VisitError, WalError};
 pub use options::{SyncPolicy, WalOptions};
 pub use position::WalPosition;
 pub use recovery::{Corruption, RecoveredEntry, Recovery, Torn};
+pub use segment::segment_name;
 pub use wal::{Sink, Wal, WalStats};

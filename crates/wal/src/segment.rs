@@ -27,7 +27,7 @@ const NAME_DIGITS: usize = 20;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The name of a segment that belongs to the log.
-pub(crate) fn segment_name(segment: u64) -> String {
+pub fn segment_name(segment: u64) -> String {
     format!("{segment:0NAME_DIGITS$}.wal")
 }
 

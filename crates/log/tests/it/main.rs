@@ -7,5 +7,6 @@ mod support;
 
 mod append;
 mod crash;
+mod inspect;
 mod loss;
 mod real_disk;
