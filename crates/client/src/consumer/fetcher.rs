@@ -304,6 +304,10 @@ impl Fetcher {
         let batches: Vec<_> =
             answer.batches.into_iter().map(|batch| (self.credit.hold(bytes(&batch)), batch)).collect();
         for (held, batch) in batches {
+            // What came in the same frame behind the end is not looked at: it does not follow what was handed over.
+            if self.has_reached_end() {
+                break;
+            }
             if let Err(end) = self.batch(batch, held).await {
                 return Some(end);
             }

@@ -68,6 +68,16 @@ async fn records_come_in_order_until_the_end() {
 }
 
 #[tokio::test]
+async fn what_stands_behind_the_end_in_the_same_frame_is_no_gap() {
+    let (cluster, sentinel, _broker) = filled(1000).await;
+    cluster.state().faults.end_told = Some(500);
+    let mut consumer = consumer(&sentinel, until_end()).await;
+    expect(&mut consumer, 0..500).await;
+    expect_end(&mut consumer).await;
+    assert_eq!(consumer.positions()[&P0], Offset(500));
+}
+
+#[tokio::test]
 async fn the_end_of_an_empty_partition_is_reached_at_once() {
     let (_cluster, sentinel, _broker) = filled(0).await;
     let mut consumer = consumer(&sentinel, until_end()).await;

@@ -57,7 +57,8 @@ impl Broker for FakeBroker {
         let state = self.cluster.state();
         let log = &state.partitions[request.get_ref().partition as usize];
         self.check_leader(log, 0)?;
-        let answer = pb::ListOffsetsResponse { start: log.start, committed: log.end(), ..Default::default() };
+        let committed = state.faults.end_told.unwrap_or(log.end());
+        let answer = pb::ListOffsetsResponse { start: log.start, committed, ..Default::default() };
         Ok(Response::new(answer))
     }
 
