@@ -40,6 +40,8 @@ pub(crate) struct Assignment {
     topic: TopicName,
     term: Term,
     settings: TopicSettings,
+    /// How many the topic has.
+    partitions: u32,
 }
 
 impl Update {
@@ -110,8 +112,9 @@ impl Assignment {
                 Err(error) => return Err(error),
             },
         };
-        // A topic's settings change without a new epoch.
+        // A topic's settings and its number of partitions change without a new epoch.
         partition.log().set_roll(self.settings.roll(node.options().log.roll));
+        partition.set_topic_partitions(self.partitions);
         match partition.assign(self.term) {
             Applied::Leads => debug!("leads {partition} in epoch {}", self.term.leader_epoch),
             Applied::Known => {}
@@ -138,7 +141,10 @@ impl TryFrom<pb::Assignment> for Assignment {
             partition_epoch: PartitionEpoch(assignment.partition_epoch),
         };
         let settings = TopicSettings::from_config(&assignment.config);
-        Ok(Self { partition, topic, term, settings })
+        if assignment.partitions <= partition.index.0 {
+            return Err(format!("{topic}/{} of {} partitions", partition.index, assignment.partitions));
+        }
+        Ok(Self { partition, topic, term, settings, partitions: assignment.partitions })
     }
 }
 

@@ -16,9 +16,9 @@ pub(crate) enum RequestError {
     TooLarge(String),
     #[error("this broker has not registered at a sentinel yet: retry")]
     Starting,
-    #[error("this broker is stopping: refresh the route, then retry")]
+    #[error("this broker is stopping: retry")]
     Stopping,
-    #[error("this broker does not lead {partition}: refresh the route, then retry")]
+    #[error("this broker does not lead {partition}: ask a sentinel who does (GetBrokers), then retry there")]
     NotLeader { partition: String },
     #[error("the leader epoch of {partition} is {current}, not {believed}: refresh the route, then retry")]
     OtherEpoch { partition: String, believed: LeaderEpoch, current: LeaderEpoch },

@@ -45,6 +45,8 @@ pub(crate) struct Assignment {
     pub(crate) leader_epoch: LeaderEpoch,
     pub(crate) partition_epoch: PartitionEpoch,
     pub(crate) config: BTreeMap<String, String>,
+    /// How many partitions the topic has.
+    pub(crate) partitions: u32,
 }
 
 /// Why nobody leads a partition.
@@ -256,6 +258,7 @@ impl Catalog {
                 leader_epoch: partition.record.leader_epoch,
                 partition_epoch: partition.record.partition_epoch,
                 config: topic.record.config.clone(),
+                partitions: topic.record.partitions,
             })
         };
         self.held_by(broker).filter_map(assignment).collect()

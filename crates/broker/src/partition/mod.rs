@@ -2,7 +2,10 @@
 
 mod leader;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU32, Ordering},
+};
 
 use goulette_types::{LeaderEpoch, Offset, PartitionId, TopicName};
 use tokio::sync::watch;
@@ -17,6 +20,8 @@ pub(crate) struct Partition {
     log: Arc<goulette_log::Partition>,
     leadership: Mutex<Leadership>,
     view: watch::Sender<View>,
+    /// How many partitions the topic has, as the newest assignment says; 0 before the first.
+    topic_partitions: AtomicU32,
 }
 
 /// What a reader of a partition waits on. One change wakes all who wait, once per group of the WAL.
@@ -44,7 +49,7 @@ impl Partition {
         log.set_listener(Arc::new(move |end| raise(&listener, end)));
         // What was stored between the reading of the end and the setting of the listener.
         raise(&view, log.end());
-        Arc::new(Self { log, leadership, view })
+        Arc::new(Self { log, leadership, view, topic_partitions: AtomicU32::new(0) })
     }
 
     pub(crate) fn id(&self) -> PartitionId {
@@ -58,6 +63,15 @@ impl Partition {
     /// The log. Whoever writes to it asks [`led`](Self::led) first.
     pub(crate) fn log(&self) -> &Arc<goulette_log::Partition> {
         &self.log
+    }
+
+    /// How many partitions the topic has; known of a partition that is led here.
+    pub(crate) fn topic_partitions(&self) -> u32 {
+        self.topic_partitions.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_topic_partitions(&self, partitions: u32) {
+        self.topic_partitions.store(partitions, Ordering::Relaxed);
     }
 
     /// Takes an assignment, if it is newer than all that came before.

@@ -32,12 +32,7 @@ pub(super) async fn publish(node: &Node, request: pb::PublishRequest) -> Result<
         return Err(RequestError::Invalid("the request has no records".to_owned()));
     }
     let led = led(node, &name(&request.topic)?)?;
-    let chosen = match request.partition.map(PartitionIndex) {
-        Some(index) => Some(find(&led, &request.topic, index)?),
-        None => None,
-    };
-    let targets = request.records.iter().map(|record| chosen.unwrap_or_else(|| choose(&led, record)));
-    let targets: Vec<usize> = targets.collect();
+    let targets = targets(&led, &request)?;
     let partitions = targets.iter().map(|&target| led[target].id().index.0).collect();
     let records = request.records.len();
     let parts = build(node, &led, &targets, request.records)?;
@@ -93,13 +88,19 @@ async fn settled(
     }
 }
 
-/// By the record's key among the partitions that are led here, else the first of them. A program that spreads keys over
-/// several brokers names the partition itself, or uses a client that knows the whole topic.
-fn choose(led: &[Arc<Partition>], record: &pb::Record) -> usize {
-    match &record.key {
-        Some(key) => partition_for_key(key, led.len() as u32).0 as usize,
-        None => 0,
-    }
+/// For each record the place of its partition among those that are led here.
+///
+/// The partition is the one that the request names, else the one that Kafka's partitioner finds for the key among all of
+/// the topic's: the same that a client of ours chooses. A record without a key goes to the first one that is led here.
+fn targets(led: &[Arc<Partition>], request: &pb::PublishRequest) -> Result<Vec<usize>, RequestError> {
+    // While partitions are being added, some may not have heard of it yet.
+    let partitions = led.iter().map(|partition| partition.topic_partitions()).max().unwrap_or_default();
+    let target = |record: &pb::Record| match (request.partition, &record.key) {
+        (Some(index), _) => find(led, &request.topic, PartitionIndex(index)),
+        (None, Some(key)) => find(led, &request.topic, partition_for_key(key, partitions)),
+        (None, None) => Ok(0),
+    };
+    request.records.iter().map(target).collect()
 }
 
 /// Batches for the records, in the request's order within each partition.

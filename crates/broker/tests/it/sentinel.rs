@@ -77,6 +77,11 @@ impl FakeSentinel {
 
     /// Gives a partition to the broker, and waits until it leads it.
     pub(crate) async fn assign(&self, topic: &str, index: u32) -> PartitionId {
+        self.assign_of(topic, index, index + 1).await
+    }
+
+    /// The same, of a topic with so many partitions.
+    pub(crate) async fn assign_of(&self, topic: &str, index: u32, partitions: u32) -> PartitionId {
         let id = PartitionId { topic: topic_id(topic), index: PartitionIndex(index) };
         let assignment = pb::Assignment {
             topic_id: id.topic.to_bytes().to_vec().into(),
@@ -85,6 +90,7 @@ impl FakeSentinel {
             leader_epoch: 1,
             partition_epoch: 1,
             config: Default::default(),
+            partitions,
         };
         self.order(|orders| orders.assignments.push(assignment)).await;
         id

@@ -5,7 +5,7 @@ use goulette_proto::{
     pb::{self, admin_client::AdminClient, start::At},
     status::kind_of,
 };
-use goulette_records::{BatchBuilder, Compression, Limits};
+use goulette_records::{BatchBuilder, Compression, Limits, partition_for_key};
 use goulette_types::{ErrorKind, Timestamp};
 use tonic::Status;
 
@@ -78,7 +78,7 @@ async fn records_of_one_key_stay_in_one_partition_and_in_order() {
     let records = keys.iter().map(|key| record(Some(key), Some("v"))).collect();
     let response = published(&mut client, publish("t", records)).await.unwrap();
     for (place, key) in keys.iter().enumerate() {
-        let expected = goulette_records::partition_for_key(key.as_bytes(), 3);
+        let expected = partition_for_key(key.as_bytes(), 3);
         assert_eq!(response.partitions[place], expected.0);
     }
     assert!((0..4).all(|place| response.offsets[place] < response.offsets[place + 4]));
@@ -86,6 +86,32 @@ async fn records_of_one_key_stay_in_one_partition_and_in_order() {
     assert_eq!(published(&mut client, chosen).await.unwrap().partitions, [2]);
     let elsewhere = pb::PublishRequest { partition: Some(3), ..publish("t", vec![record(None, None)]) };
     assert_eq!(kind_of(&published(&mut client, elsewhere).await.unwrap_err()), ErrorKind::NotLeader);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_whose_key_belongs_to_another_brokers_partition_is_sent_to_the_sentinel() {
+    let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
+    let broker = start(&sentinel, dir.path()).await;
+    let here = sentinel.assign_of("t", 1, 3).await;
+    let mut client = connect(&broker).await;
+    let keyed = |key: &str, value| pb::Record { key: Some(key.to_owned().into()), ..record(None, Some(value)) };
+    let place = |key: &str, partitions| partition_for_key(key.as_bytes(), partitions).0;
+    let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    let ours = keys.iter().find(|key| place(key, 3) == 1).unwrap();
+    // Another broker's, until the topic grows.
+    let other = keys.iter().find(|key| place(key, 3) == 2 && place(key, 4) == 3).unwrap();
+
+    let both = vec![keyed(ours, "here"), keyed(other, "elsewhere")];
+    let status = published(&mut client, publish("t", both.clone())).await.unwrap_err();
+    assert_eq!(kind_of(&status), ErrorKind::NotLeader);
+    assert!(status.message().contains("t/2") && status.message().contains("ask a sentinel"), "{status}");
+    assert_eq!(ends(&mut client, here).await, (0, 0), "all or nothing");
+    let fine = vec![keyed(ours, "here"), record(None, Some("anywhere"))];
+    assert_eq!(published(&mut client, publish("t", fine)).await.unwrap().partitions, [1, 1]);
+
+    sentinel.assign_of("t", 3, 4).await;
+    assert_eq!(published(&mut client, publish("t", vec![keyed(other, "moved")])).await.unwrap().partitions, [3]);
     broker.stop().await.unwrap();
 }
 

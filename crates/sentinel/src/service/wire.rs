@@ -55,5 +55,6 @@ pub(super) fn assignment(assignment: Assignment) -> pb::Assignment {
         leader_epoch: assignment.leader_epoch.0,
         partition_epoch: assignment.partition_epoch.0,
         config: assignment.config.into_iter().collect::<HashMap<_, _>>(),
+        partitions: assignment.partitions,
     }
 }

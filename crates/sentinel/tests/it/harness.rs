@@ -188,6 +188,8 @@ pub(crate) struct Seen {
     /// Leader epochs by topic name and partition.
     pub(crate) leads: BTreeMap<(String, u32), u32>,
     pub(crate) configs: BTreeMap<String, BTreeMap<String, String>>,
+    /// How many partitions each topic has.
+    pub(crate) partitions: BTreeMap<String, u32>,
     pub(crate) deleted: Vec<Bytes>,
     pub(crate) told_to_register: bool,
 }
@@ -195,6 +197,7 @@ pub(crate) struct Seen {
 impl Seen {
     fn take(&mut self, assignments: Vec<pb::Assignment>) {
         for assignment in assignments {
+            self.partitions.insert(assignment.topic.clone(), assignment.partitions);
             self.configs.insert(assignment.topic.clone(), assignment.config.into_iter().collect());
             self.leads.insert((assignment.topic, assignment.partition), assignment.leader_epoch);
         }

@@ -89,6 +89,7 @@ async fn an_alteration_reaches_the_leader() {
     let topic = client.alter_topic(set("orders")).await.unwrap().into_inner().topic.unwrap();
     assert_eq!((topic.partitions.len(), topic.config["fragment_ms"].as_str()), (2, "60000"));
     pulse.sees(|seen| seen.leads.len() == 2 && seen.configs["orders"].contains_key("fragment_ms")).await;
+    assert_eq!(pulse.seen().partitions["orders"], 2);
     let unset = vec!["fragment_ms".to_owned()];
     let both = pb::AlterTopicRequest { unset: unset.clone(), ..set("orders") };
     assert_eq!(refusal(client.alter_topic(both).await).0, ErrorKind::Invalid);
