@@ -12,5 +12,6 @@ mod commands;
 mod crashes;
 mod groups;
 mod lines;
+mod offline;
 mod round_trip;
 mod signals;

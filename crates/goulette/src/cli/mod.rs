@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod broker;
 mod client;
+mod log;
 mod logging;
 mod sentinel;
 mod topic;
@@ -15,6 +16,7 @@ pub(crate) use admin::{AddressFlags, LogLevelFlags};
 pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags};
 pub(crate) use broker::BrokerFlags;
 pub(crate) use client::{ClientFlags, Mode, Place, PrintField};
+pub(crate) use log::{DirFlags, DumpFlags, LogCommand};
 pub(crate) use logging::{LevelSetting, LoggingFlags};
 pub(crate) use sentinel::SentinelFlags;
 pub(crate) use topic::{AlterFlags, CreateFlags, DeleteFlags, DescribeFlags, ListFlags, TopicCommand};
@@ -60,6 +62,11 @@ pub(crate) enum Command {
     /// Create, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Look at the data folder of a broker that does not run
+    ///
+    /// Nothing in the folder is changed; a folder that a broker uses is refused.
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Measure producing, consuming, and the disk beneath
     #[command(subcommand)]
     Bench(BenchCommand),

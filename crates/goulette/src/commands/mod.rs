@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod broker;
 mod client;
+mod log;
 mod sentinel;
 mod service;
 mod topic;
@@ -22,6 +23,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Sentinel(flags) => sentinel::run(flags).await,
         Command::Client(flags) => client::run(flags).await,
         Command::Topic(command) => topic::run(command).await,
+        Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command).await,
         Command::Health(flags) => admin::health(flags).await,
         Command::LogLevel(flags) => admin::log_level(flags).await,

@@ -2,7 +2,7 @@
 
 mod consume;
 mod lines;
-mod print;
+pub(super) mod print;
 mod produce;
 
 use crate::{

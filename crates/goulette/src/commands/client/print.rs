@@ -17,7 +17,7 @@ impl Printer {
     /// Appends the record with its line feed. Text is the bytes as they are; a null value prints as an empty one.
     pub(super) fn print(&self, partition: PartitionIndex, record: &Record, out: &mut Vec<u8>) {
         match self.output {
-            Output::Json => out.extend_from_slice(as_json(partition, record).to_string().as_bytes()),
+            Output::Json => out.extend_from_slice(record_json(partition, record).to_string().as_bytes()),
             Output::Text => {
                 for field in &self.fields {
                     match field {
@@ -47,7 +47,8 @@ fn print_headers(headers: &[RecordHeader], out: &mut Vec<u8>) {
     }
 }
 
-fn as_json(partition: PartitionIndex, record: &Record) -> Value {
+/// All of a record.
+pub(in crate::commands) fn record_json(partition: PartitionIndex, record: &Record) -> Value {
     let headers = record.headers.iter().map(|header| {
         let mut object = Map::new();
         put(&mut object, "key", Some(&header.key));
@@ -80,7 +81,7 @@ fn put(object: &mut Map<String, Value>, name: &str, bytes: Option<&Bytes>) {
 }
 
 /// RFC 3339 in UTC, to the millisecond; the bare number where no calendar reaches.
-fn time(timestamp: Timestamp) -> String {
+pub(in crate::commands) fn time(timestamp: Timestamp) -> String {
     jiff::Timestamp::from_millisecond(timestamp.0).map_or_else(|_| timestamp.to_string(), |time| format!("{time:.3}"))
 }
 
