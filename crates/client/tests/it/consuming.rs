@@ -71,6 +71,7 @@ async fn records_come_in_order_until_the_end() {
 async fn what_stands_behind_the_end_in_the_same_frame_is_no_gap() {
     let (cluster, sentinel, _broker) = filled(1000).await;
     cluster.state().faults.end_told = Some(500);
+    cluster.state().faults.more_per_frame = 2000;
     let mut consumer = consumer(&sentinel, until_end()).await;
     expect(&mut consumer, 0..500).await;
     expect_end(&mut consumer).await;

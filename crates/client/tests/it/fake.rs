@@ -82,6 +82,8 @@ pub(crate) struct Faults {
     pub(crate) cut_fetch_after: Option<u32>,
     /// Send each batch of a fetch twice.
     pub(crate) duplicate_batches: bool,
+    /// Batches in one frame of a fetch, beside the first.
+    pub(crate) more_per_frame: usize,
     /// The end that a question for offsets is told, though there are more records already.
     pub(crate) end_told: Option<u64>,
     /// Flip a bit of the batch with this base offset.

@@ -232,7 +232,10 @@ impl FakeBroker {
         let mut sent = 0;
         loop {
             stored.borrow_and_update();
-            let batches = self.read(open.partition as usize, &mut next, &mut credit)?;
+            let mut batches = Vec::new();
+            for _ in 0..1 + self.cluster.state().faults.more_per_frame {
+                batches.extend(self.read(open.partition as usize, &mut next, &mut credit)?);
+            }
             if !batches.is_empty() {
                 let _ = answers.send(Ok(pb::FetchResponse { batches, ..Default::default() })).await;
                 sent += 1;
