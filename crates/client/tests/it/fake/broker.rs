@@ -233,7 +233,8 @@ impl FakeBroker {
         loop {
             stored.borrow_and_update();
             let mut batches = Vec::new();
-            for _ in 0..1 + self.cluster.state().faults.more_per_frame {
+            let count = 1 + self.cluster.state().faults.more_per_frame;
+            for _ in 0..count {
                 batches.extend(self.read(open.partition as usize, &mut next, &mut credit)?);
             }
             if !batches.is_empty() {
