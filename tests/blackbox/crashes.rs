@@ -107,3 +107,24 @@ fn a_consumer_goes_on_where_it_was_when_its_broker_is_killed() {
     let expected = [first, b"x\ny\nz\n".to_vec()].concat();
     lines::assert_same(&expected, &std::fs::read(path).expect("a file"));
 }
+
+#[test]
+fn a_broker_whose_folder_was_emptied_leads_nothing_of_before_and_the_sentinel_says_so() {
+    let mut cluster = Cluster::start();
+    let data = cluster.broker_data();
+    let (aside, other) = (cluster.dir.path().join("aside"), cluster.dir.path().join("other"));
+    cluster.produce("before", b"x\n");
+    cluster.stop_broker();
+    std::fs::rename(&data, &aside).expect("a folder to move");
+    cluster.start_broker();
+    let log = std::fs::read_to_string(cluster.dir.path().join("logs/sentinel_sentinel1.log")).expect("a log file");
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert!(matches!(warnings[..], [one] if one.contains("broker1 came back with another disk")), "{log}");
+    // It takes new topics, and with its own disk it leads the old one again.
+    cluster.produce("after", b"y\n");
+    cluster.stop_broker();
+    std::fs::rename(&data, &other).expect("a folder to move");
+    std::fs::rename(&aside, &data).expect("a folder to move");
+    cluster.start_broker();
+    assert_eq!(cluster.consume("before"), b"x\n");
+}

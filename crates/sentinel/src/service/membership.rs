@@ -7,12 +7,18 @@ use futures_util::{Stream, stream};
 use goulette_logging::{info, warn};
 use goulette_meta::keys::BrokerState;
 use goulette_proto::{PROTOCOL_VERSION, convert, pb};
-use goulette_types::{BrokerId, ClusterId, Incarnation, LeaderEpoch, Revision, StorageId, TopicId};
+use goulette_types::{BrokerId, ClusterId, Incarnation, LeaderEpoch, PartitionId, Revision, StorageId, TopicId};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
 use super::{Context, wire};
-use crate::{RequestError, catalog::Catalog, membership::Event, plan::broker::Registration, probe::probe};
+use crate::{
+    RequestError,
+    catalog::{Catalog, Offline},
+    membership::Event,
+    plan::broker::Registration,
+    probe::probe,
+};
 
 /// How long an earlier process of the same id may take to prove that it lives.
 const PREDECESSOR_DEADLINE: Duration = Duration::from_secs(2);
@@ -43,6 +49,7 @@ pub(super) async fn register(
     let assignments = catalog.assignments(&broker, incarnation, Revision(0));
     if renewed {
         info!("broker {broker} registered at {address} and leads {} partitions", assignments.len());
+        report_other_disk(&catalog, &broker);
     }
     Ok(pb::RegisterBrokerResponse {
         cluster_id: Bytes::copy_from_slice(&context.cluster_id.to_bytes()),
@@ -137,6 +144,20 @@ fn report_unknown(catalog: &Catalog, registration: &Registration) {
     let count = unknown.count();
     if count > 0 {
         warn!("broker {} holds {count} partitions that the metadata does not know: they are kept", registration.broker);
+    }
+}
+
+/// Whoever emptied or swapped a broker's disk hears of it here, and not first from a consumer that waits.
+fn report_other_disk(catalog: &Catalog, broker: &BrokerId) {
+    let elsewhere = |id: &PartitionId| {
+        let partition = catalog.partition(*id);
+        partition.is_some_and(|partition| matches!(catalog.leader(partition), Err(Offline::OtherDisk { .. })))
+    };
+    let count = catalog.held_by(broker).filter(elsewhere).count();
+    if count > 0 {
+        warn!(
+            "broker {broker} came back with another disk: the only replica of {count} partitions is on the earlier one"
+        );
     }
 }
 
