@@ -224,6 +224,9 @@ impl PartitionState {
         for _ in 0..reader.count(12)? {
             epochs.push(EpochStart { epoch: LeaderEpoch(reader.u32()?), start: offset(reader)? });
         }
+        if epochs.last().is_some_and(|last| last.start >= next) {
+            return Err(CheckpointError::Damaged("an epoch begins behind its partition's end"));
+        }
         let mut producers = Vec::new();
         for _ in 0..reader.count(38)? {
             producers.push(decode_producer(reader)?);
@@ -391,6 +394,14 @@ mod tests {
             assert!(Checkpoint::decode(&file).is_err(), "byte {changed}");
             assert!(Checkpoint::decode(&file[..changed]).is_err(), "cut at {changed}");
         }
+    }
+
+    #[test]
+    fn an_epoch_behind_its_partitions_end_is_refused() {
+        let mut checkpoint = checkpoint();
+        checkpoint.partitions[1].epochs[0].start = Offset(900);
+        let refused = Checkpoint::decode(&checkpoint.encode());
+        assert_eq!(refused, Err(CheckpointError::Damaged("an epoch begins behind its partition's end")));
     }
 
     proptest! {
