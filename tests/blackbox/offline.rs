@@ -67,6 +67,11 @@ fn a_flipped_bit_is_named_with_file_and_byte_and_ends_in_failure() {
     assert_eq!(json(&damaged)["damages"][0]["file"], fragment.display().to_string());
     assert!(text(&log(&cluster, &["dump"])).contains("orders/0 DAMAGED at topics/orders."));
 
+    fs::write(cluster.broker_data().join("checkpoint"), "rubbish").expect("a checkpoint");
+    let shown = log(&cluster, &["dump"]);
+    assert!(text(&shown).contains("run goulette log verify "), "{}", text(&shown));
+    assert!(text(&log(&cluster, &["verify"])).contains("checkpoint at byte 0: "));
+
     let elsewhere = cluster.command(&["log", "stats", "no-such-folder"]).output().expect("the binary runs");
     assert_eq!(elsewhere.status.code(), Some(1));
     assert!(text(&elsewhere).contains("is not the data directory of a broker"), "{}", text(&elsewhere));

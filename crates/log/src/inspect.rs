@@ -68,6 +68,9 @@ pub struct Contents {
     pub partitions: Vec<PartitionFacts>,
     /// The WAL.
     pub wal: WalFacts,
+    /// Damages in the identity, the checkpoint and the WAL: what they would have told is missing here. The fragments
+    /// were not looked at.
+    pub damages: usize,
 }
 
 /// One partition in numbers.
@@ -221,6 +224,7 @@ impl Inspection {
             checkpoint: self.checkpoint,
             partitions: self.partitions.iter().map(facts).collect(),
             wal: self.wal.clone(),
+            damages: self.damages.len(),
         }
     }
 

@@ -32,8 +32,17 @@ fn open(dir: &Path) -> Result<Inspection, Failure> {
     Inspection::open(&Env::real(), dir).map_err(Failure::failed)
 }
 
+/// What cannot be read is not among what is shown.
+fn warn_of_damage(inspection: &Inspection, dir: &Path) {
+    if inspection.contents().damages > 0 {
+        eprintln!("warning: this is not all, something is damaged: run goulette log verify {}", dir.display());
+    }
+}
+
 fn stats(flags: &DirFlags) -> Result<(), Failure> {
-    let contents = open(&flags.dir)?.contents();
+    let inspection = open(&flags.dir)?;
+    warn_of_damage(&inspection, &flags.dir);
+    let contents = inspection.contents();
     let wal = &contents.wal;
     let position = |position: Option<WalPosition>| position.map(|position| position.to_string());
     if flags.output == Output::Json {
@@ -64,6 +73,7 @@ fn stats(flags: &DirFlags) -> Result<(), Failure> {
                 "tail_bytes": wal.tail_bytes,
                 "torn": wal.torn,
             },
+            "damages": contents.damages,
         }));
     }
     let unknown = || "unknown".to_owned();
@@ -136,6 +146,7 @@ fn verify(flags: &DirFlags) -> Result<(), Failure> {
 
 fn dump(flags: DumpFlags) -> Result<(), Failure> {
     let inspection = open(&flags.dir.dir)?;
+    warn_of_damage(&inspection, &flags.dir.dir);
     let selection =
         Selection { topic: flags.topic, partition: flags.partition.map(PartitionIndex), from: Offset(flags.from) };
     let mut out = BufWriter::new(io::stdout().lock());
