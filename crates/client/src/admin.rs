@@ -1,12 +1,19 @@
 //! Calls of people and scripts: topics, log levels, what a process says of itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use goulette_proto::pb;
 use goulette_types::{PartitionIndex, TopicId, TopicName};
+use tokio::time::Instant;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{Client, ClientError, PartitionOffsets, client::call_error, connection};
+
+/// How long a creation that got no answer is asked for again.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The administrative calls of a [`Client`].
 #[derive(Clone)]
@@ -53,7 +60,7 @@ impl Client {
 }
 
 impl Admin {
-    /// Creates a topic. May be repeated within the call, as the sentinel recognises it by a request id.
+    /// Creates a topic; with the sentinel away, tries for 5 s.
     ///
     /// # Errors
     /// Of kind `AlreadyExists` or `Invalid` as the sentinel says; [`ClientError::Unreachable`] without a sentinel.
@@ -66,14 +73,22 @@ impl Admin {
             config: spec.config.into_iter().collect(),
             request_id: request_id.into(),
         };
-        let answer = self
-            .client
-            .sentinel_call(|mut sentinel| {
+        let deadline = Instant::now() + CREATE_TIMEOUT;
+        let mut failures = 0;
+        loop {
+            let call = |mut sentinel: pb::sentinel_client::SentinelClient<_>| {
                 let request = request.clone();
                 async move { sentinel.create_topic(request).await }
-            })
-            .await?;
-        self.expect_topic(answer.topic)
+            };
+            match self.client.sentinel_call(call).await {
+                // The answer may be all that was lost: the same request again is recognised by its id.
+                Err(ClientError::Unreachable { .. }) if Instant::now() < deadline => {
+                    failures += 1;
+                    tokio::time::sleep(self.client.pause(failures)).await;
+                }
+                answer => return self.expect_topic(answer?.topic),
+            }
+        }
     }
 
     /// All topics, by name.

@@ -86,6 +86,8 @@ pub(crate) struct Faults {
     pub(crate) more_per_frame: usize,
     /// The end that a question for offsets is told, though there are more records already.
     pub(crate) end_told: Option<u64>,
+    /// Make topics without an answer, so many times.
+    pub(crate) lose_creations: u32,
     /// Flip a bit of the batch with this base offset.
     pub(crate) corrupt: Option<u64>,
 }
@@ -104,6 +106,8 @@ pub(crate) struct Seen {
     /// Encoded bytes pushed beyond the credit at that time.
     pub(crate) overdrawn: i64,
     pub(crate) fetch_streams: u32,
+    /// The ids of the requests to make a topic.
+    pub(crate) creations: Vec<Bytes>,
 }
 
 /// The whole fake cluster.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use goulette_client::{Delivery, Producer, ProducerOptions, ProducerRecord, SendError};
+use goulette_client::{Delivery, Producer, ProducerOptions, ProducerRecord, SendError, TopicSpec};
 use goulette_types::{ErrorKind, PartitionIndex};
 use tokio::time::timeout;
 
@@ -338,4 +338,19 @@ async fn a_client_that_knew_a_topic_finds_the_one_that_has_its_name_now() {
     let late = timeout(SOON, old.send(ProducerRecord::new("late")).await.unwrap()).await.unwrap();
     assert!(matches!(late, Err(SendError::Refused { kind: ErrorKind::NotFound, .. })), "{late:?}");
     assert_eq!(cluster.state().partitions[0].values(), ["new"]);
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_is_lost_is_asked_for_again_and_succeeds() {
+    let cluster = Cluster::new(1);
+    let sentinel = cluster.sentinel(any_port());
+    let client = Cluster::client(&[sentinel.address]);
+    cluster.state().faults.lose_creations = 2;
+    let (admin, name) = (client.admin(), topic());
+    assert_eq!(admin.create_topic(&name, TopicSpec::default()).await.unwrap().name, "t");
+    let seen = cluster.state().seen.creations.clone();
+    assert!(seen.len() == 3 && seen.iter().all(|id| *id == seen[0] && !id.is_empty()), "{seen:?}");
+    // Another caller's creation is another request.
+    let other = admin.create_topic(&name, TopicSpec::default()).await;
+    assert_eq!(other.unwrap_err().kind(), ErrorKind::AlreadyExists);
 }

@@ -92,7 +92,20 @@ impl Sentinel for FakeSentinel {
         &self,
         request: Request<pb::CreateTopicRequest>,
     ) -> Result<Response<pb::CreateTopicResponse>, Status> {
-        Err(to_status(ErrorKind::AlreadyExists, format!("topic {} exists", request.get_ref().name)))
+        let request = request.into_inner();
+        let mut state = self.0.state();
+        let known = state.seen.creations.contains(&request.request_id);
+        if !known && !state.seen.creations.is_empty() {
+            return Err(to_status(ErrorKind::AlreadyExists, format!("topic {} exists", request.name)));
+        }
+        state.seen.creations.push(request.request_id);
+        if state.faults.lose_creations > 0 {
+            state.faults.lose_creations -= 1;
+            return Err(Status::unavailable("the connection broke"));
+        }
+        Ok(Response::new(pb::CreateTopicResponse {
+            topic: Some(pb::Topic { name: request.name, ..Default::default() }),
+        }))
     }
 
     async fn list_topics(&self, _: Request<pb::ListTopicsRequest>) -> Result<Response<pb::ListTopicsResponse>, Status> {
