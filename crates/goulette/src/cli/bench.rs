@@ -41,7 +41,7 @@ pub(crate) struct ProduceFlags {
     pub(crate) acks: Acks,
 
     /// Records that may be unacknowledged, beside the library's bound of 64 MiB
-    #[arg(long, value_name = "RECORDS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "RECORDS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) window: u32,
 
     /// Size at which a batch is closed, in bytes
