@@ -237,6 +237,9 @@ impl Replay<'_> {
         if batch.base_offset() != head.offset || batch.leader_epoch() != Some(head.epoch) {
             return Err(Refusal::Entry("names another place than its batch".into()));
         }
+        if let Some(last) = state.epochs.last().filter(|&last| head.epoch < last) {
+            return Err(Refusal::Entry(format!("is of epoch {}, and epoch {last} is in the checkpoint", head.epoch)));
+        }
         let position = u32::try_from(head.position).map_err(|_| Refusal::Entry("lies beyond 4 GiB".into()))?;
         let active = match state.active {
             Some(active) if (active.number, active.length) == (head.fragment, position) => active,

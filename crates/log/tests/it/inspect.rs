@@ -6,7 +6,7 @@ use goulette_env::{
     Disk, OpenMode,
     sim::{SimDisk, Unsynced},
 };
-use goulette_log::{Damage, Identity, InspectError, Inspection, Selection, Verified};
+use goulette_log::{Damage, Identity, InspectError, Inspection, Log, Selection, Verified};
 use goulette_types::{Offset, PartitionIndex};
 
 use crate::support::{DIR, append, batch, id, open, small, topic, values};
@@ -229,4 +229,23 @@ fn a_file_that_is_missing_or_cut_is_named() {
     assert_eq!(verify(&gone).damages.first().map(|damage| damage.file.clone()), Some(path));
     let identity = PathBuf::from(DIR).join("broker.json");
     assert_eq!(verify(&flipped(&disk, &identity, 0)).damages[0].file, identity);
+}
+
+#[test]
+fn a_wal_whose_epochs_are_older_than_the_checkpoints_is_told_and_refused() {
+    let disk = killed();
+    let path = PathBuf::from(DIR).join("checkpoint");
+    let mut file = disk.files()[&path].clone();
+    // A list of one epoch: number 1, from offset 0 on. Now it is number 9, and the checksum fits.
+    let list = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let at = file.windows(list.len()).position(|bytes| bytes == list).unwrap();
+    file[at + 7] = 9;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&file[..12]), &file[16..]);
+    file[12..16].copy_from_slice(&crc.to_be_bytes());
+    disk.open(&path, OpenMode::Write).unwrap().write_all_at(&file, 0).unwrap();
+    let damages = verify(&disk).damages;
+    let told = |damage: &Damage| damage.reason == "is of epoch 1, older than the one before";
+    assert_eq!(damages.iter().filter(|damage| told(damage)).count(), 4, "{damages:?}");
+    let refused = Log::open(disk.env(), DIR.as_ref(), small()).err().unwrap();
+    assert!(refused.to_string().contains("is of epoch 1, and epoch 9 is in the checkpoint"), "{refused}");
 }
