@@ -11,7 +11,9 @@ use crate::{
     engine::Engine,
     error::AppendError,
     fragment::Stored,
+    lock,
     partition::Partition,
+    retention::Removal,
 };
 
 /// What an entry of the WAL was for; comes back when it is durable.
@@ -20,6 +22,7 @@ pub(crate) enum Tag {
     Create { partition: Arc<Partition>, done: ChangeDone },
     Delete { topic: DeletedTopic, done: ChangeDone },
     Position { partition: Arc<Partition>, group: GroupName, offset: Offset, done: PositionDone },
+    Remove { partition: Arc<Partition>, removal: Removal, done: ChangeDone },
 }
 
 /// A batch on its way through the WAL.
@@ -79,6 +82,11 @@ impl Applier {
                 partition.set_position(group, offset);
                 self.answers.push(Answer::Position(done));
             }
+            Tag::Remove { partition, removal, done } => {
+                let removed = lock(partition.state()).remove_fragments(&removal);
+                assert!(removed, "what was there when the removal was ordered stays until it is applied");
+                self.answers.push(Answer::Change(done));
+            }
         }
     }
 }
@@ -114,7 +122,7 @@ impl Sink<Tag> for Applier {
             let reason = reason.clone();
             match tag {
                 Tag::Append(appending) => (appending.done)(Err(AppendError::Poisoned { reason })),
-                Tag::Create { done, .. } | Tag::Delete { done, .. } => done(Err(reason)),
+                Tag::Create { done, .. } | Tag::Delete { done, .. } | Tag::Remove { done, .. } => done(Err(reason)),
                 Tag::Position { done, .. } => done(Err(AppendError::Poisoned { reason })),
             }
         }

@@ -47,7 +47,8 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), Poisoned> {
         }
     }
     engine.check_poison()?;
-    let states = captured.into_iter().map(|(_, captured)| captured.state).collect();
+    let (states, removed): (_, Vec<_>) =
+        captured.into_iter().map(|(partition, captured)| (captured.state, (partition, captured.removed))).unzip();
     let taken = engine.wall();
     let relaxed = if last { None } else { engine.relaxed() };
     write(engine, &Checkpoint { position, taken, relaxed, partitions: states, deleted: deleted.clone() })?;
@@ -55,6 +56,10 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), Poisoned> {
     engine.spare_replay(replay_bytes);
     if let Some(position) = position {
         engine.with_wal(|wal| wal.recycle_before(position));
+    }
+    // The checkpoint is durable and does not know them: no recovery will ask for them.
+    for (partition, removed) in &removed {
+        partition.unlink(removed)?;
     }
     remove_deleted(engine, &deleted)?;
     for partition in &partitions {

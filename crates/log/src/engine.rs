@@ -7,17 +7,31 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, Receiver},
     },
+    time::Duration,
 };
 
 use goulette_env::{Disk, Env, OpenMode};
 use goulette_types::{PartitionId, Timestamp, TopicId, TopicName};
-use goulette_wal::{AppendError as WalRefusal, Entry, SyncPolicy, Wal, WalPosition};
+use goulette_wal::{AppendError as WalRefusal, Entry, Payload, SyncPolicy, Wal, WalPosition};
 
 use crate::{
-    applier::Tag, checkpoint::DeletedTopic, error::Poisoned, flusher::FlushQueue, lock, options::LogOptions,
-    partition::Partition, tail_cache::TailCache, trigger::Trigger,
+    applier::{ChangeDone, Tag},
+    checkpoint::DeletedTopic,
+    entry::Kind,
+    error::{ChangeError, Poisoned},
+    flusher::FlushQueue,
+    lock,
+    options::LogOptions,
+    partition::Partition,
+    retention::{ClockWatch, RetentionListener},
+    tail_cache::TailCache,
+    trigger::Trigger,
 };
+
+/// How long a change waits for the WAL.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Called once, when the engine is poisoned, with the reason.
 pub type PoisonListener = Box<dyn Fn(&str) + Send + Sync>;
@@ -29,6 +43,11 @@ pub(crate) struct Engine {
     pub(crate) tail_cache: TailCache,
     pub(crate) flush_queue: FlushQueue,
     pub(crate) checkpoint_trigger: Trigger,
+    /// Pulled only to stop.
+    pub(crate) retention_trigger: Trigger,
+    pub(crate) retention_listener: Mutex<Option<RetentionListener>>,
+    /// Held while retention looks at the partitions.
+    pub(crate) clock_watch: Mutex<ClockWatch>,
     /// Held while a checkpoint is taken: there is one at a time.
     pub(crate) checkpointing: Mutex<()>,
     /// Topics that are gone, but whose files a checkpoint has yet to remove.
@@ -52,6 +71,9 @@ impl Engine {
             tail_cache: TailCache::new(options.tail_cache_bytes),
             flush_queue: FlushQueue::default(),
             checkpoint_trigger: Trigger::default(),
+            retention_trigger: Trigger::default(),
+            retention_listener: Mutex::default(),
+            clock_watch: Mutex::new(ClockWatch::new(env.clock.now(), Timestamp(env.clock.wall_ms()))),
             checkpointing: Mutex::default(),
             deleted: Mutex::default(),
             wal: RwLock::new(None),
@@ -142,6 +164,36 @@ impl Engine {
         }
     }
 
+    /// Hands a change to the WAL. Never blocks on the disk; [`wait_for`](Self::wait_for) the outcome.
+    pub(crate) fn order(
+        &self,
+        kind: Kind,
+        payload: Payload,
+        tag: impl FnOnce(ChangeDone) -> Tag,
+    ) -> Result<Receiver<Result<(), Arc<str>>>, ChangeError> {
+        let (answer, outcome) = mpsc::sync_channel(1);
+        let done: ChangeDone = Box::new(move |result| {
+            // Nobody may be waiting any more.
+            let _ = answer.send(result);
+        });
+        match self.append_to_wal(Entry { kind: kind as u8, payload, tag: tag(done) }) {
+            Ok(()) => Ok(outcome),
+            Err(WalRefusal::Busy(_) | WalRefusal::StorageFull(_)) => Err(ChangeError::Busy),
+            Err(WalRefusal::TooLarge(_)) => unreachable!("names are short"),
+            Err(WalRefusal::Poisoned(_) | WalRefusal::Closed(_)) => {
+                Err(ChangeError::Closed { reason: self.why_closed() })
+            }
+        }
+    }
+
+    /// Waits until a change is durable, and has taken effect.
+    pub(crate) fn wait_for(&self, outcome: &Receiver<Result<(), Arc<str>>>) -> Result<(), ChangeError> {
+        match outcome.recv_timeout(CHANGE_DEADLINE) {
+            Ok(result) => result.map_err(|reason| ChangeError::OutcomeUnknown { reason }),
+            Err(_) => Err(ChangeError::OutcomeUnknown { reason: "the disk did not answer in time".into() }),
+        }
+    }
+
     pub(crate) fn with_wal<R>(&self, act: impl FnOnce(&Wal<Tag>) -> R) -> Option<R> {
         self.wal.read().expect(LOCKS).as_ref().map(act)
     }
@@ -211,6 +263,7 @@ impl Engine {
             partition.fail_waiters(&reason);
         }
         self.checkpoint_trigger.pull();
+        self.retention_trigger.pull();
         self.flush_queue.hurry();
         for listener in &*lock(&self.poison_listeners) {
             listener(&reason);

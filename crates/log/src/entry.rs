@@ -18,7 +18,9 @@ pub(crate) enum Kind {
     DeleteTopic = 3,
     /// A group's position; behind the head the group's name.
     GroupPosition = 4,
-    // 5: append by reference (the batch is in its fragment already), 6: truncate, 7: remove fragments, 8: committed.
+    /// The partition starts later, and its oldest fragments go; behind the head the base offset of the newest of them.
+    RemoveFragments = 7,
+    // 5: append by reference (the batch is in its fragment already), 6: truncate, 8: committed.
     // Reserved for what DESIGN plans: a broker that does not know them refuses the WAL and says so.
 }
 
@@ -29,6 +31,7 @@ impl Kind {
             2 => Kind::CreatePartition,
             3 => Kind::DeleteTopic,
             4 => Kind::GroupPosition,
+            7 => Kind::RemoveFragments,
             _ => return None,
         })
     }
@@ -42,7 +45,7 @@ pub(crate) struct Head {
     pub(crate) fragment: u32,
     /// The byte in the fragment.
     pub(crate) position: u64,
-    /// The batch's base offset; for a new partition its start; for a group its position.
+    /// The batch's base offset; for a partition that is new or starts later its start; for a group its position.
     pub(crate) offset: Offset,
     pub(crate) epoch: LeaderEpoch,
     /// When it was appended, by the broker's wall clock.
@@ -105,10 +108,12 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_code() {
-        for kind in [Kind::Append, Kind::CreatePartition, Kind::DeleteTopic, Kind::GroupPosition] {
+        let kinds =
+            [Kind::Append, Kind::CreatePartition, Kind::DeleteTopic, Kind::GroupPosition, Kind::RemoveFragments];
+        for kind in kinds {
             assert_eq!(Kind::from_code(kind as u8), Some(kind));
         }
-        for reserved in [0, 5, 6, 7, 8, 255] {
+        for reserved in [0, 5, 6, 8, 255] {
             assert_eq!(Kind::from_code(reserved), None);
         }
     }

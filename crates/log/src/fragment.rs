@@ -213,6 +213,18 @@ impl Fragment {
         }
     }
 
+    /// Removes the files; fine if one is not there. Nobody wants their bytes any more, synced or not. The removal itself is
+    /// not made durable: opening removes what comes back.
+    pub(crate) fn unlink(&self, disk: &dyn Disk) -> io::Result<()> {
+        for extension in ["log", "index", "timeindex"] {
+            match disk.remove_file(&self.path.with_extension(extension)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Reads up to `bytes` from `position`, fewer only at the end of the valid bytes.
     pub(crate) fn read(&self, disk: &dyn Disk, position: u32, bytes: usize) -> io::Result<Bytes> {
         let valid = self.written.load(Ordering::Acquire);
@@ -324,6 +336,16 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
 /// The name of a fragment's file.
 pub(crate) fn file_name(number: u32, base: Offset) -> String {
     format!("{:020}.{number}.log", base.0)
+}
+
+/// The number and base offset in a file's name, be it a fragment or one of its indexes; none if it is neither.
+pub(crate) fn parse_name(name: &str) -> Option<(u32, Offset)> {
+    let (base, rest) = name.split_once('.')?;
+    let (number, extension) = rest.split_once('.')?;
+    let (number, base) = (number.parse().ok()?, Offset(base.parse().ok()?));
+    let is_ours = ["log", "index", "timeindex"].contains(&extension);
+    (is_ours && Path::new(&file_name(number, base)).with_extension(extension) == Path::new(name))
+        .then_some((number, base))
 }
 
 /// Reads a whole file.

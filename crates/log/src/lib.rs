@@ -4,13 +4,13 @@
 //! and is carried into its fragment later, in large writes. A checkpoint makes the fragments durable and lets the WAL go.
 //! After a crash the checkpoint and the WAL behind it tell everything; what else lies on the disk counts for nothing.
 //!
-//! Knows nothing of replication, of topics' settings, of the wire. Synchronous: the WAL has a thread, the flusher and the
-//! checkpointer have one each, and callers bring their own. What comes back from a call holds no lock, and closures are
-//! called without one.
+//! Knows nothing of replication, of topics' settings, of the wire. Synchronous: the WAL has a thread, the flusher, the
+//! checkpointer and retention have one each, and callers bring their own. What comes back from a call holds no lock, and
+//! closures are called without one.
 //!
 //! Start with [`Log`] and [`Partition`], then follow a batch: `append` gives it its place, `applier` makes it readable
 //! when it is durable, `flusher` writes it to its `fragment`, `checkpointer` makes that stick, `recovery` does it all
-//! again from what is left. Formats: `docs/formats/`.
+//! again from what is left, and `retention` ends its life. Formats: `docs/formats/`.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -28,6 +28,8 @@ mod tail_cache;
 
 mod checkpointer;
 mod recovery;
+mod retention;
+mod tidy;
 mod trigger;
 
 mod checkpoint;
@@ -54,6 +56,7 @@ pub use options::{LogOptions, Roll};
 pub use partition::{EndListener, Partition};
 pub use producers::REMEMBERED_BATCHES;
 pub use recovery::RecoveryReport;
+pub use retention::{Retention, RetentionEvent, RetentionListener};
 
 /// Takes a lock. Nobody panics while holding one: release builds abort, and in tests the panic is the story.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,7 +5,6 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     thread::JoinHandle,
     time::Duration,
@@ -13,7 +12,7 @@ use std::{
 
 use goulette_env::{DiskLock, Env};
 use goulette_types::{ClusterId, Offset, PartitionId, StorageId, TopicId, TopicName};
-use goulette_wal::{AppendError as WalRefusal, Entry, Payload, Wal};
+use goulette_wal::{Payload, Wal};
 
 use crate::{
     applier::{Applier, ChangeDone, Tag},
@@ -28,10 +27,9 @@ use crate::{
     options::LogOptions,
     partition::Partition,
     recovery::{self, RecoveryReport},
+    retention::{self, RetentionEvent, RetentionListener},
+    tidy,
 };
-
-/// How long a change waits for the WAL.
-const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The partitions of one data directory. Share it in an `Arc`; all calls may come from any thread.
 ///
@@ -86,7 +84,7 @@ impl Log {
     fn start(&self) -> Result<RecoveryReport, OpenError> {
         let engine = &self.engine;
         let (mut recovery, mut report) = recovery::recover(engine)?;
-        let aside = recovery::set_aside_unknown(engine);
+        let aside = tidy::set_aside_unknown(engine);
         let topics = engine.topics_dir();
         report.set_aside.extend(aside.map_err(|source| OpenError::Io { doing: "tidy", path: topics, source })?);
         let stopped = |Poisoned { reason }: Poisoned| OpenError::Io {
@@ -115,6 +113,8 @@ impl Log {
             self.spawn("log-checkpoint", move || {
                 checkpointer::run(&checkpoint, &|| stopping.load(Ordering::Acquire));
             })?;
+            let (retain, stopping) = (engine.clone(), self.stopping.clone());
+            self.spawn("log-retain", move || retention::run(&retain, &|| stopping.load(Ordering::Acquire)))?;
         }
         Ok(report)
     }
@@ -212,24 +212,8 @@ impl Log {
 
     /// Hands a change to the WAL and waits until it is durable.
     fn change(&self, kind: Kind, payload: Payload, tag: impl FnOnce(ChangeDone) -> Tag) -> Result<(), ChangeError> {
-        let (answer, outcome) = mpsc::sync_channel(1);
-        let done: ChangeDone = Box::new(move |result| {
-            // Nobody may be waiting any more.
-            let _ = answer.send(result);
-        });
-        if let Err(refusal) = self.engine.append_to_wal(Entry { kind: kind as u8, payload, tag: tag(done) }) {
-            return Err(match refusal {
-                WalRefusal::Busy(_) | WalRefusal::StorageFull(_) => ChangeError::Busy,
-                WalRefusal::TooLarge(_) => unreachable!("names are short"),
-                WalRefusal::Poisoned(_) | WalRefusal::Closed(_) => {
-                    ChangeError::Closed { reason: self.engine.why_closed() }
-                }
-            });
-        }
-        match outcome.recv_timeout(CHANGE_DEADLINE) {
-            Ok(result) => result.map_err(|reason| ChangeError::OutcomeUnknown { reason }),
-            Err(_) => Err(ChangeError::OutcomeUnknown { reason: "the disk did not answer in time".into() }),
-        }
+        let outcome = self.engine.order(kind, payload, tag)?;
+        self.engine.wait_for(&outcome)
     }
 
     /// A partition by its id.
@@ -256,6 +240,22 @@ impl Log {
     /// The engine is poisoned, now or before.
     pub fn checkpoint(&self) -> Result<(), Poisoned> {
         self.poison_on_error(|| checkpointer::take(&self.engine, false))
+    }
+
+    /// Removes the oldest fragments of all partitions as far as their [retention](Partition::set_retention) allows, and
+    /// tells what was done. Durable on return; the files go behind the next checkpoint. The background does this; tests
+    /// without one call it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The engine is closed or poisoned, or the disk is slow. What was not removed will be another time.
+    pub fn retain(&self) -> Result<Vec<RetentionEvent>, ChangeError> {
+        let mut events = Vec::new();
+        retention::retain(&self.engine, &mut events).map(|()| events)
+    }
+
+    /// Replaces the listener that hears what retention does in the background. It must not block.
+    pub fn on_retention(&self, listener: RetentionListener) {
+        *lock(&self.engine.retention_listener) = Some(listener);
     }
 
     fn poison_on_error(&self, act: impl FnOnce() -> Result<(), Poisoned>) -> Result<(), Poisoned> {
@@ -320,6 +320,7 @@ impl Log {
         self.stopping.store(true, Ordering::Release);
         self.engine.flush_queue.stop();
         self.engine.checkpoint_trigger.pull();
+        self.engine.retention_trigger.pull();
         for thread in lock(&self.threads).drain(..) {
             // A thread that panicked has nothing left to say: what it left undone is replayed.
             let _ = thread.join();

@@ -45,8 +45,11 @@ pub struct LogOptions {
     pub wal_bytes_max: u64,
     /// Idempotent producers are forgotten when they have not appended for so long. 7 days.
     pub producer_expiry: Duration,
-    /// Whether threads flush and take checkpoints. Without them only [`Log::flush`](crate::Log::flush) and
-    /// [`Log::checkpoint`](crate::Log::checkpoint) do, so that a test decides on every disk operation.
+    /// How often is looked for fragments that need not be [kept](crate::Retention). 30 s.
+    pub retention_interval: Duration,
+    /// Whether threads flush, take checkpoints and look for what may go. Without them only
+    /// [`Log::flush`](crate::Log::flush), [`Log::checkpoint`](crate::Log::checkpoint) and
+    /// [`Log::retain`](crate::Log::retain) do, so that a test decides on every disk operation.
     pub background: bool,
 }
 
@@ -63,6 +66,7 @@ impl Default for LogOptions {
             checkpoint_interval: Duration::from_secs(60),
             wal_bytes_max: 1 << 30,
             producer_expiry: Duration::from_secs(7 * 24 * 3600),
+            retention_interval: Duration::from_secs(30),
             background: true,
         }
     }

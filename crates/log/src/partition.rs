@@ -24,6 +24,7 @@ use crate::{
     lock,
     options::Roll,
     producers::Producers,
+    retention::Retention,
 };
 
 /// Called when the durable end rose, on the WAL's thread, once per group. It must not block.
@@ -49,6 +50,7 @@ pub(crate) struct State {
 
     // What was appended, durable or not.
     pub(crate) roll: Roll,
+    pub(crate) retention: Retention,
     pub(crate) next: Offset,
     pub(crate) epochs: Epochs,
     pub(crate) producers: Producers,
@@ -74,6 +76,8 @@ pub(crate) struct State {
     pub(crate) queued: Option<Urgency>,
     /// Oldest first; each describes what is below `flushed`.
     pub(crate) fragments: Vec<Kept>,
+    /// Below `start`; their files go behind the next checkpoint.
+    pub(crate) removed: Vec<Arc<Fragment>>,
     /// The folder has names that were not made durable yet.
     pub(crate) names_unsynced: bool,
 }
@@ -140,6 +144,7 @@ impl Partition {
                 closing: false,
                 deleted: false,
                 roll,
+                retention: Retention::FOREVER,
                 next: state.next,
                 epochs: Epochs::from_entries(state.epochs)?,
                 producers: Producers::from_states(state.producers),
@@ -156,6 +161,7 @@ impl Partition {
                 unflushed_bytes: 0,
                 queued: None,
                 fragments,
+                removed: Vec::new(),
                 names_unsynced: false,
             }),
         })
@@ -198,8 +204,7 @@ impl Partition {
 
     /// Bytes of the durable batches.
     pub fn bytes(&self) -> u64 {
-        let state = lock(&self.state);
-        state.fragments.iter().map(|kept| u64::from(kept.state.length)).sum::<u64>() + state.unflushed_bytes as u64
+        lock(&self.state).bytes()
     }
 
     /// Where a group goes on reading, as last made durable.
@@ -354,6 +359,7 @@ impl Partition {
         let fragments = state.fragments.iter().map(|kept| kept.state).collect::<Vec<_>>();
         Some(Captured {
             fragments: state.fragments.iter().map(|kept| kept.fragment.clone()).collect(),
+            removed: state.removed.clone(),
             names_unsynced: std::mem::take(&mut state.names_unsynced),
             state: PartitionState {
                 id: self.id,
@@ -375,10 +381,17 @@ impl Partition {
 pub(crate) struct Captured {
     pub(crate) state: PartitionState,
     pub(crate) fragments: Vec<Arc<Fragment>>,
+    /// What the state has no more: once it is durable their files may go.
+    pub(crate) removed: Vec<Arc<Fragment>>,
     pub(crate) names_unsynced: bool,
 }
 
 impl State {
+    /// Bytes of the durable batches.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.fragments.iter().map(|kept| u64::from(kept.state.length)).sum::<u64>() + self.unflushed_bytes as u64
+    }
+
     /// A batch that was noted as appended is durable.
     pub(crate) fn commit(&mut self, stored: Stored) {
         assert_eq!(stored.batch.base_offset(), self.end, "batches become durable in order");

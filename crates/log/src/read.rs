@@ -58,6 +58,8 @@ impl Partition {
                     match read {
                         Ok(()) => {}
                         Err(_) if !out.batches.is_empty() => break,
+                        // The fragment may have gone under the reader's hands: that is no fault of the disk.
+                        Err(_) if from < self.start() => continue,
                         Err(fault) => return Err(self.corrupt(&kept.fragment, from, next_base, fault)),
                     }
                     // Go on in the next fragment, or in memory, only if this one has no more.
@@ -96,13 +98,23 @@ impl Partition {
             (late, state.flushed)
         };
         for kept in fragments {
-            if let Some(found) = self.offset_in_fragment(&kept, time)? {
+            let found = self.offset_in_fragment(&kept, time);
+            // Whatever was found in a fragment that has gone meanwhile, or why nothing was, counts no more.
+            if kept.state.base >= self.start()
+                && let Some(found) = found?
+            {
                 return Ok(Some(found));
             }
         }
         // What is not in a fragment is in memory, or goes from there into one while we look.
         loop {
-            let batches = self.read(from, Offset::MAX, READ_BYTES_MIN as u32)?;
+            let batches = match self.read(from, Offset::MAX, READ_BYTES_MIN as u32) {
+                Err(ReadError::Trimmed { start }) => {
+                    from = start;
+                    continue;
+                }
+                read => read?,
+            };
             let Some(last) = batches.last() else { return Ok(None) };
             from = last.next_offset();
             for batch in batches.iter().filter(|batch| batch.max_timestamp() >= time) {

@@ -6,14 +6,14 @@
 use std::{
     collections::{BTreeSet, HashSet},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
 use bytes::Bytes;
 use goulette_env::OpenMode;
 use goulette_records::{Batch, Limits};
-use goulette_types::{PartitionId, TopicId, TopicName};
+use goulette_types::{Offset, PartitionId, TopicId, TopicName};
 use goulette_wal::{RecoverError, RecoveredEntry, Recovery, VisitError, Wal, WalPosition};
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     fragment::{self, Stored, read_file},
     lock,
     partition::Partition,
+    retention::Removal,
 };
 
 /// What opening found.
@@ -207,6 +208,10 @@ impl Replay<'_> {
             Kind::Append => self.append(&head, rest).map_err(refuse_or(&refuse)),
             Kind::CreatePartition => self.create(head.partition, text.parse().map_err(bad_name)?),
             Kind::DeleteTopic => self.delete(head.partition.topic, text.parse().map_err(bad_name)?),
+            Kind::RemoveFragments => {
+                let base = reader.u64().map(Offset).map_err(|_| refuse("names no fragment".into()))?;
+                self.remove(head.partition, &Removal { fragment: head.fragment, base, start: head.offset })
+            }
             Kind::GroupPosition => {
                 match self.engine.partition(head.partition) {
                     Some(partition) => partition.set_position(text.parse().map_err(bad_name)?, head.offset),
@@ -293,6 +298,21 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// The appends before the entry are replayed like all others, and what they wrote is removed: files go only behind a
+    /// checkpoint beyond the entry, so until then everything that replay needs is there.
+    fn remove(&mut self, id: PartitionId, removal: &Removal) -> Result<(), OpenError> {
+        let Some(partition) = self.engine.partition(id) else {
+            self.orphans.insert(id.topic);
+            return Ok(());
+        };
+        // When it was ordered, the fragment that is kept was there.
+        partition.flush().map_err(|error| not_writable(self.engine, &error))?;
+        if !lock(partition.state()).remove_fragments(removal) {
+            self.lose(format!("partition {id} has no fragment that begins at its start, {}", removal.start));
+        }
+        Ok(())
+    }
+
     fn flush(&mut self) -> Result<(), OpenError> {
         for id in self.touched.drain() {
             if let Some(partition) = self.engine.partition(id) {
@@ -329,62 +349,4 @@ fn refuse_or(refuse: &impl Fn(String) -> OpenError) -> impl Fn(Refusal) -> OpenE
         Refusal::Entry(reason) => refuse(reason),
         Refusal::Open(error) => error,
     }
-}
-
-/// Sets aside what lies in the folders of topics and belongs to no partition: an operator may know better than we do.
-/// Folders without any file are removed.
-pub(crate) fn set_aside_unknown(engine: &Engine) -> io::Result<Vec<PathBuf>> {
-    let disk = &*engine.env.disk;
-    let mut known_dirs = BTreeSet::from([engine.topics_dir()]);
-    let mut known_files = HashSet::new();
-    for partition in engine.partitions() {
-        known_dirs.extend(partition.dir().ancestors().take(2).map(Path::to_owned));
-        for kept in &lock(partition.state()).fragments {
-            known_files.insert(kept.fragment.path().with_extension(""));
-        }
-    }
-    let deleted: BTreeSet<_> =
-        lock(&engine.deleted).iter().map(|topic| engine.topic_dir(topic.id, &topic.name)).collect();
-    let mut aside = Vec::new();
-    for dir in &known_dirs {
-        for entry in disk.read_dir(dir)? {
-            let path = dir.join(&entry.name);
-            let known = known_dirs.contains(&path)
-                || deleted.contains(&path)
-                || (!entry.is_dir && known_files.contains(&path.with_extension("")));
-            if known {
-                continue;
-            }
-            if entry.is_dir && !has_files(engine, &path)? {
-                checkpointer::remove_tree(disk, &path)?;
-                continue;
-            }
-            aside.push(set_aside(engine, dir, &path)?);
-        }
-    }
-    Ok(aside)
-}
-
-fn has_files(engine: &Engine, dir: &Path) -> io::Result<bool> {
-    for entry in engine.env.disk.read_dir(dir)? {
-        if !entry.is_dir || has_files(engine, &dir.join(entry.name))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Moves a file or folder to `set-aside/`, under its path with dots for slashes and a random end.
-fn set_aside(engine: &Engine, dir: &Path, path: &Path) -> io::Result<PathBuf> {
-    let disk = &*engine.env.disk;
-    let to_dir = engine.dir.join("set-aside");
-    let inside = path.strip_prefix(engine.topics_dir()).unwrap_or(path);
-    let flat: Vec<_> = inside.iter().map(|part| part.to_string_lossy()).collect();
-    let to = to_dir.join(format!("{}.{:016x}", flat.join("."), engine.env.random.next_u64()));
-    disk.create_dir_all(&to_dir)?;
-    disk.sync_dir(&engine.dir)?;
-    disk.rename(path, &to)?;
-    disk.sync_dir(&to_dir)?;
-    disk.sync_dir(dir)?;
-    Ok(to)
 }

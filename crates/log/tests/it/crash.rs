@@ -1,232 +1,33 @@
 //! Power cuts at every operation of a scripted run: what was acknowledged is there, or more that was sent, in order;
 //! never less, never other bytes; nothing deleted rises again. Then again, in the recovery itself.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use goulette_env::sim::{Faults, SimDisk, Unsynced};
-use goulette_log::{ChangeError, Log, LogOptions, REMEMBERED_BATCHES, RecoveryReport, WalOptions};
-use goulette_types::{Offset, PartitionId};
+use goulette_log::{LogOptions, WalOptions};
 
-use crate::support::*;
-
-/// Whether something happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    No,
-    Maybe,
-    Yes,
-}
-
-impl Known {
-    fn of<T>(outcome: &Result<T, ChangeError>) -> Known {
-        match outcome {
-            Ok(_) => Known::Yes,
-            Err(_) => Known::Maybe,
-        }
-    }
-}
-
-/// What one partition must hold.
-#[derive(Clone, Debug)]
-struct Expected {
-    created: Known,
-    deleted: Known,
-    /// One batch of one or two records each.
-    sent: Vec<Vec<String>>,
-    acknowledged: usize,
-    /// A group's positions, oldest first: the last acknowledged one, then those sent behind it.
-    positions: Vec<Option<u64>>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Model(BTreeMap<PartitionId, Expected>);
-
-/// Runs the script's steps until one fails.
-struct Run<'a> {
-    log: &'a Log,
-    model: &'a mut Model,
-}
-
-/// The machine is off.
-struct Stopped;
-
-const A: u128 = 1;
-const B: u128 = 2;
-const DOOMED: u128 = 3;
-
-impl Run<'_> {
-    fn create(&mut self, of: u128) -> Result<(), Stopped> {
-        let id = id(of, 0);
-        let outcome = self.log.create_partition(id, &topic(&format!("topic{of}")));
-        let (created, deleted) = (Known::of(&outcome), Known::No);
-        let new = Expected { created, deleted, sent: Vec::new(), acknowledged: 0, positions: vec![None] };
-        self.model.0.insert(id, new);
-        outcome.map(drop).map_err(|_| Stopped)
-    }
-
-    /// Sends so many batches at once, then waits for all of them.
-    fn append(&mut self, of: u128, count: usize) -> Result<(), Stopped> {
-        let partition = self.log.partition(id(of, 0)).unwrap();
-        let expected = self.model.0.get_mut(&id(of, 0)).unwrap();
-        let first = expected.sent.len();
-        let waiting: Vec<_> = (first..first + count)
-            .map(|number| {
-                expected.sent.push(values_of(of, number));
-                send(&partition, EPOCH, numbered(of, number))
-            })
-            .collect();
-        for (number, outcome) in (first..).zip(waiting) {
-            match outcome.recv_timeout(std::time::Duration::from_secs(20)).expect("each append is answered") {
-                Ok(appended) => {
-                    assert_eq!(appended.base_offset, Some(offset_of(number)));
-                    assert_eq!(expected.acknowledged, number, "answers come in order");
-                    expected.acknowledged += 1;
-                }
-                Err(_) => return Err(Stopped),
-            }
-        }
-        Ok(())
-    }
-
-    fn position(&mut self, of: u128, offset: u64) -> Result<(), Stopped> {
-        let partition = self.log.partition(id(of, 0)).unwrap();
-        let expected = self.model.0.get_mut(&id(of, 0)).unwrap();
-        expected.positions.push(Some(offset));
-        commit_position(&partition, "readers", offset).map_err(|_| Stopped)?;
-        expected.positions = vec![Some(offset)];
-        Ok(())
-    }
-
-    fn delete(&mut self, of: u128) -> Result<(), Stopped> {
-        let outcome = self.log.delete_topic(id(of, 0).topic);
-        self.model.0.get_mut(&id(of, 0)).unwrap().deleted = Known::of(&outcome);
-        outcome.map_err(|_| Stopped)
-    }
-
-    fn flush(&mut self) -> Result<(), Stopped> {
-        self.log.flush().map_err(|_| Stopped)
-    }
-
-    fn checkpoint(&mut self) -> Result<(), Stopped> {
-        self.log.checkpoint().map_err(|_| Stopped)
-    }
-
-    /// Two partitions, one of which shares its life with a third that is deleted; rolls, flushes, checkpoints.
-    fn script(&mut self) -> Result<(), Stopped> {
-        self.create(A)?;
-        self.append(A, 1)?;
-        self.create(B)?;
-        self.append(A, 3)?;
-        self.append(B, 2)?;
-        self.flush()?;
-        self.position(A, 2)?;
-        self.append(A, 4)?;
-        self.create(DOOMED)?;
-        self.append(DOOMED, 3)?;
-        self.checkpoint()?;
-        self.append(DOOMED, 2)?;
-        self.append(B, 3)?;
-        self.flush()?;
-        self.delete(DOOMED)?;
-        self.append(A, 6)?;
-        self.position(A, 7)?;
-        self.checkpoint()?;
-        self.position(B, 3)?;
-        self.append(A, 5)?;
-        self.append(B, 5)?;
-        self.flush()?;
-        self.append(A, 2)?;
-        Ok(())
-    }
-}
-
-/// Batch `number` has two records if it is odd: so offsets and batches are not the same.
-fn values_of(of: u128, number: usize) -> Vec<String> {
-    let padding = "x".repeat((number * 61) % 500);
-    (0..1 + number % 2).map(|record| format!("{of} {number} {record} {padding}")).collect()
-}
-
-fn offset_of(number: usize) -> Offset {
-    Offset((number + number / 2) as u64)
-}
-
-fn numbered(of: u128, number: usize) -> goulette_records::Batch {
-    batch_of(of as u64, 0, offset_of(number).0 as u32, &values_of(of, number))
-}
-
-/// Runs the script on a disk that stops at some operation. Returns whether it went through, orderly end included.
-fn run(disk: &SimDisk, model: &mut Model) -> bool {
-    let Ok((log, _)) = Log::open(disk.env(), Path::new(DIR), small()) else { return false };
-    let went = Run { log: &log, model }.script();
-    went.is_ok() && log.close().is_ok()
-}
-
-impl Model {
-    /// Opens what a crash left and looks whether it is as it must be. Returns none if the machine went off again.
-    fn check(&mut self, disk: &SimDisk) -> Option<(Log, RecoveryReport)> {
-        let (log, report) = match Log::open(disk.env(), Path::new(DIR), small()) {
-            Ok(opened) => opened,
-            Err(error) => {
-                assert!(disk.is_stopped(), "{error}");
-                return None;
-            }
-        };
-        assert_eq!(report.lost, None);
-        assert!(report.set_aside.is_empty(), "{:?}", report.set_aside);
-        for (id, expected) in &mut self.0 {
-            let partition = log.partition(*id);
-            let Some(partition) = partition else {
-                assert!(expected.created != Known::Yes || expected.deleted != Known::No, "{id} is missing");
-                continue;
-            };
-            assert_ne!(expected.deleted, Known::Yes, "{id} has risen again");
-            let found = values(&partition);
-            let batches = (0..=expected.sent.len()).find(|&count| offset_of(count).0 == found.len() as u64);
-            let batches = batches.expect("whole batches only");
-            assert!(batches >= expected.acknowledged, "{id}: {batches} of {} are left", expected.acknowledged);
-            assert_eq!(found, expected.sent[..batches].concat());
-            let position = partition.position(&group("readers")).map(|offset| offset.0);
-            assert!(expected.positions.contains(&position), "{id}: {position:?} of {:?}", expected.positions);
-            // What a reader has seen now stays.
-            expected.acknowledged = batches;
-            expected.positions = vec![position];
-        }
-        Some((log, report))
-    }
-
-    /// The producers go on as if nothing had happened: they send again what was not answered, and what was.
-    fn go_on(&mut self, log: &Log) {
-        for (id, expected) in &mut self.0 {
-            let Some(partition) = log.partition(*id) else { continue };
-            // First a batch that is new: from then on the last ones sent are the last ones remembered.
-            for number in (expected.acknowledged..expected.sent.len() + 2).chain(0..expected.acknowledged) {
-                let outcome = append(&partition, numbered(id.topic.0, number)).unwrap();
-                let remembered = number + REMEMBERED_BATCHES >= expected.sent.len();
-                assert_eq!(outcome.base_offset, remembered.then_some(offset_of(number)), "{number}");
-                assert_eq!(outcome.duplicate, number < expected.acknowledged);
-                if number == expected.sent.len() {
-                    expected.sent.push(values_of(id.topic.0, number));
-                }
-            }
-            expected.acknowledged = expected.sent.len();
-        }
-    }
-}
+use crate::{model::*, support::*};
 
 const CRASHES: [Unsynced; 4] = [Unsynced::None, Unsynced::All, Unsynced::Torn, Unsynced::Random];
 
 #[test]
 fn every_acknowledged_batch_survives_a_stop_at_every_disk_operation() {
+    assert!(stop_everywhere(&[|run| run.script()]) > 150);
+}
+
+#[test]
+fn what_was_removed_stays_removed_and_the_rest_stays_after_a_stop_at_every_disk_operation() {
+    assert!(stop_everywhere(&[|run| run.remove(), |run| run.remove_more()]) > 250);
+}
+
+/// Stops at every disk operation in turn, looks what is left and goes on. Returns how many there were.
+fn stop_everywhere(lives: &[Life]) -> u64 {
     let mut stops = 0;
     for stop_at in 1.. {
         let disk = SimDisk::from_seed(stop_at);
         disk.set_faults(Faults { stop_at: Some(stop_at), ..Faults::default() });
         let mut model = Model::default();
-        let done = run(&disk, &mut model);
+        let done = run(&disk, &mut model, lives);
         for unsynced in CRASHES {
             let (crashed, mut model) = (disk.crash(unsynced), model.clone());
             // A second stop, somewhere in the recovery; a different place each time.
@@ -244,6 +45,7 @@ fn every_acknowledged_batch_survives_a_stop_at_every_disk_operation() {
             let crashed = crashed.crash(Unsynced::None);
             let (log, _) = model.check(&crashed).expect("nothing stops it now");
             log.close().unwrap();
+            model.check_files(&crashed);
             let (_, report) = model.check(&crashed.restart()).expect("nothing stops it now");
             assert_eq!(report.entries, 0);
         }
@@ -252,7 +54,7 @@ fn every_acknowledged_batch_survives_a_stop_at_every_disk_operation() {
         }
         stops += 1;
     }
-    assert!(stops > 150, "{stops}");
+    stops
 }
 
 #[test]
@@ -277,6 +79,7 @@ fn checkpoints_that_run_beside_appends_lose_nothing_either() {
                     run.append(A, 4)?;
                     run.append(B, 2)?;
                     run.position(A, offset)?;
+                    run.retain(A, 4_000)?;
                 }
                 Ok(())
             };
@@ -348,7 +151,7 @@ fn a_failed_sync_or_write_loses_nothing_that_was_acknowledged() {
             let disk = SimDisk::from_seed(fail_at);
             disk.set_faults(faults);
             let mut model = Model::default();
-            if run(&disk, &mut model) {
+            if run(&disk, &mut model, &[|run| run.script()]) {
                 continue;
             }
             all_done = false;

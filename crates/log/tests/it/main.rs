@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
+mod model;
 mod support;
 
 mod append;
@@ -10,3 +11,4 @@ mod crash;
 mod inspect;
 mod loss;
 mod real_disk;
+mod retention;
