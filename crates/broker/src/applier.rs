@@ -113,7 +113,7 @@ impl Assignment {
             },
         };
         // A topic's settings and its number of partitions change without a new epoch.
-        partition.log().set_roll(self.settings.roll(node.options().log.roll));
+        self.settings.apply(partition.log(), node.options().log.roll);
         partition.set_topic_partitions(self.partitions);
         match partition.assign(self.term) {
             Applied::Leads => debug!("leads {partition} in epoch {}", self.term.leader_epoch),

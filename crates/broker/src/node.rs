@@ -8,7 +8,7 @@ use std::{
 };
 
 use goulette_env::Env;
-use goulette_log::{Identity, JoinError, Log, OpenError, Poisoned, REMEMBERED_BATCHES, RecoveryReport};
+use goulette_log::{Identity, JoinError, Log, OpenError, Poisoned, REMEMBERED_BATCHES, RecoveryReport, RetentionEvent};
 use goulette_logging::{error, info, warn};
 use goulette_types::{ClusterId, Incarnation, PartitionId};
 use tokio::{
@@ -179,7 +179,25 @@ fn open(options: &BrokerOptions, env: &Env) -> Result<Log, OpenError> {
     for path in set_aside {
         warn!("set aside what nothing refers to, nothing of it was deleted: {}", path.display());
     }
+    log.on_retention(Arc::new(say));
     Ok(log)
+}
+
+/// What retention did goes to the log file.
+fn say(event: &RetentionEvent) {
+    match event {
+        RetentionEvent::Removed { partition, topic, fragments, bytes, start } => {
+            info!(
+                fragments,
+                bytes, "{topic}/{} starts at offset {start} now: the oldest records went", partition.index
+            );
+        }
+        RetentionEvent::Suspended { jump_ms } => warn!(
+            "the wall clock jumped by {jump_ms} ms: nothing is removed by age until it has jumped back, or the broker is \
+             started again"
+        ),
+        RetentionEvent::Resumed => info!("the wall clock is back: records are removed by age again"),
+    }
 }
 
 impl Node {

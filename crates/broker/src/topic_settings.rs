@@ -2,14 +2,15 @@
 
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
-use goulette_log::Roll;
+use goulette_log::{Partition, Retention, Roll};
 use goulette_logging::warn;
 
 /// The settings that a broker acts upon; none where the broker's own apply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TopicSettings {
     fragment_bytes: Option<u32>,
     fragment_age: Option<Duration>,
+    retention: Retention,
 }
 
 impl TopicSettings {
@@ -19,13 +20,39 @@ impl TopicSettings {
         Self {
             fragment_bytes: number(config, "fragment_bytes").filter(|bytes| Roll::BYTES.contains(bytes)),
             fragment_age: number(config, "fragment_ms").map(Duration::from_millis),
+            retention: retention(config),
         }
     }
 
+    /// Puts the settings in force, where the broker's own would be `own`.
+    pub(crate) fn apply(&self, log: &Partition, own: Roll) {
+        log.set_roll(self.roll(own));
+        log.set_retention(self.retention);
+    }
+
     /// When fragments are rolled, if otherwise than `own`.
-    pub(crate) fn roll(&self, own: Roll) -> Option<Roll> {
+    fn roll(&self, own: Roll) -> Option<Roll> {
         let roll = Roll { bytes: self.fragment_bytes.unwrap_or(own.bytes), age: self.fragment_age.unwrap_or(own.age) };
         (roll != own).then_some(roll)
+    }
+}
+
+/// How much is kept. What is said and not understood sets no limit: nothing may go by mistake.
+fn retention(config: &HashMap<String, String>) -> Retention {
+    let limit = |name, default| match config.get(name).map(|value| value.parse::<i64>()) {
+        None => default,
+        Some(Ok(-1)) => None,
+        Some(Ok(number @ 0..)) => number.try_into().ok(),
+        Some(_) => {
+            warn!("the topic setting {name}={:?} is not understood, and sets no limit", config[name]);
+            None
+        }
+    };
+    let default = Retention::default();
+    let default_ms = default.age.and_then(|age| u64::try_from(age.as_millis()).ok());
+    Retention {
+        age: limit("retention_ms", default_ms).map(Duration::from_millis),
+        bytes: limit("retention_bytes", default.bytes),
     }
 }
 
@@ -54,6 +81,22 @@ mod tests {
         assert_eq!(roll(&[("fragment_ms", "5000")]), Some(Roll { age: Duration::from_secs(5), ..own }));
         for nonsense in ["", "-1", "many", "1", "99999999999"] {
             assert_eq!(roll(&[("fragment_bytes", nonsense)]), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn a_week_is_kept_unless_the_topic_says_otherwise_and_everything_if_it_is_not_understood() {
+        let retention = |pairs: &[(&str, &str)]| {
+            let config = pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let Retention { age, bytes } = TopicSettings::from_config(&config).retention;
+            (age.map(|age| age.as_millis()), bytes)
+        };
+        let week = Some(7 * 24 * 3_600_000);
+        assert_eq!(retention(&[]), (week, None));
+        assert_eq!(retention(&[("retention_bytes", "1000")]), (week, Some(1000)));
+        assert_eq!(retention(&[("retention_ms", "5"), ("retention_bytes", "-1")]), (Some(5), None));
+        for unlimited in ["-1", "-2", "", "1h", "99999999999999999999"] {
+            assert_eq!(retention(&[("retention_ms", unlimited)]), (None, None), "{unlimited:?}");
         }
     }
 }

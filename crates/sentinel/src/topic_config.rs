@@ -11,11 +11,15 @@ struct Setting {
 }
 
 /// Every setting, with what it means.
-const SETTINGS: [Setting; 2] = [
+const SETTINGS: [Setting; 4] = [
     // When a fragment is full.
     Setting { name: "fragment_bytes", range: 64 << 10..=1 << 30 },
     // When a fragment is closed though it is not full.
     Setting { name: "fragment_ms", range: 1_000..=i64::MAX },
+    // How many bytes of a partition are kept at least, before the oldest fragments go; -1: no limit.
+    Setting { name: "retention_bytes", range: -1..=i64::MAX },
+    // How long fragments are kept behind their last append; -1: no limit.
+    Setting { name: "retention_ms", range: -1..=i64::MAX },
 ];
 
 /// Checks settings given by a caller.
@@ -68,9 +72,14 @@ mod tests {
     fn good_settings_pass_and_bad_ones_say_what_would_be_good() {
         assert_eq!(verdict("fragment_ms", "60000"), Ok(()));
         assert_eq!(verdict("fragment_bytes", "1048576"), Ok(()));
+        for value in ["-1", "0", "2147483648"] {
+            assert_eq!(verdict("retention_bytes", value), Ok(()));
+            assert_eq!(verdict("retention_ms", value), Ok(()));
+        }
         for (name, value, expected) in [
-            ("fragments", "1", "known are fragment_bytes, fragment_ms"),
+            ("fragments", "1", "known are fragment_bytes, fragment_ms, retention_bytes, retention_ms"),
             ("fragment_bytes", "-1", "from 65536 to"),
+            ("retention_ms", "-2", "from -1 to"),
             ("fragment_ms", "1h", "must be a whole number"),
             ("fragment_ms", "", "must be a whole number"),
         ] {
