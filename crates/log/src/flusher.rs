@@ -56,6 +56,9 @@ impl FlushQueue {
             Urgency::Ready => self.push_ready(partition),
             Urgency::Aging => {
                 let mut lists = lock(&self.lists);
+                if lists.stopped {
+                    return;
+                }
                 lists.aging.push_back((now, partition));
                 let first = lists.aging.len() == 1;
                 drop(lists);
@@ -67,7 +70,11 @@ impl FlushQueue {
     }
 
     pub(crate) fn push_ready(&self, partition: Arc<Partition>) {
-        lock(&self.lists).ready.push_back(partition);
+        let mut lists = lock(&self.lists);
+        if !lists.stopped {
+            lists.ready.push_back(partition);
+        }
+        drop(lists);
         self.changed.notify_one();
     }
 
@@ -77,8 +84,9 @@ impl FlushQueue {
         self.changed.notify_one();
     }
 
+    /// Nobody is flushed from here on, and what waits is let go: a partition holds the engine, and that the queue.
     pub(crate) fn stop(&self) {
-        lock(&self.lists).stopped = true;
+        *lock(&self.lists) = Lists { stopped: true, ..Lists::default() };
         self.changed.notify_one();
     }
 
