@@ -416,6 +416,12 @@ impl Replay {
                 inspection.partitions.retain(|partition, _| partition.topic != id.topic);
                 self.deleted.insert(id.topic);
             }
+            // The fragments themselves go only behind a checkpoint that does not list them any more.
+            Kind::RemoveFragments => {
+                if let Some(found) = inspection.partitions.get_mut(&id) {
+                    found.start = found.start.max(head.offset);
+                }
+            }
             // What other kinds change is not looked at here.
             _ => {}
         }

@@ -6,7 +6,7 @@ use goulette_env::{
     Disk, OpenMode,
     sim::{SimDisk, Unsynced},
 };
-use goulette_log::{Damage, Identity, InspectError, Inspection, Log, Selection, Verified};
+use goulette_log::{Damage, Identity, InspectError, Inspection, Log, Retention, Selection, Verified};
 use goulette_types::{Offset, PartitionIndex};
 
 use crate::support::{DIR, append, batch, id, open, small, topic, values};
@@ -248,4 +248,27 @@ fn a_wal_whose_epochs_are_older_than_the_checkpoints_is_told_and_refused() {
     assert_eq!(damages.iter().filter(|damage| told(damage)).count(), 4, "{damages:?}");
     let refused = Log::open(disk.env(), DIR.as_ref(), small()).err().unwrap();
     assert!(refused.to_string().contains("is of epoch 1, and epoch 9 is in the checkpoint"), "{refused}");
+}
+
+#[test]
+fn a_start_that_only_the_wal_knows_is_told() {
+    let disk = SimDisk::from_seed(3);
+    let (log, _) = open(disk.env(), small());
+    let partition = log.create_partition(id(9, 0), &topic("orders")).unwrap();
+    for index in 0..BATCHES {
+        append(&partition, batch(&[value(index)])).unwrap();
+    }
+    log.checkpoint().unwrap();
+    partition.set_retention(Retention { age: None, bytes: Some(4_000) });
+    log.retain().unwrap();
+    let start = partition.start();
+    assert!(start > Offset(0));
+    let disk = disk.restart();
+    let inspection = inspect(&disk);
+    assert_eq!(inspection.contents().partitions[0].start, start);
+    assert_eq!(inspection.verify().damages, []);
+    drop(inspection);
+    open(disk.env(), small()).0.close().unwrap();
+    let inspection = inspect(&disk);
+    assert_eq!((inspection.contents().partitions[0].start, inspection.verify().damages), (start, Vec::new()));
 }
