@@ -48,6 +48,9 @@ fuzz_target!(|edits: Vec<(u8, u16, Vec<u8>)>| {
     for (file, at, bytes) in &edits {
         let index = usize::from(*file) % files.len();
         let content = &mut files[index].1;
+        if content.is_empty() {
+            continue;
+        }
         let at = usize::from(*at) % content.len();
         let end = (at + bytes.len()).min(content.len());
         content[at..end].copy_from_slice(&bytes[..end - at]);
