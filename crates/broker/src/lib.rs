@@ -7,13 +7,14 @@
 //!
 //! Start with [`Broker`] (`node`: how the parts are wired, started and stopped), then follow a record: `service/produce`
 //! (in), `partition` (who may write, and up to where one may read), `service/fetch` (out). `sentinel_link` is the
-//! broker's one connection to the cluster.
+//! broker's one connection to the cluster; `watched` is what its admin port shows.
 
 mod applier;
 mod budget;
 mod error;
 mod groups;
 mod lifecycle;
+mod metrics;
 mod node;
 mod options;
 mod partition;
@@ -25,6 +26,7 @@ mod service;
 mod start_error;
 mod sync;
 mod topic_settings;
+mod watched;
 
 pub use lifecycle::StopReason;
 pub use node::Broker;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use goulette_admin_http::AdminServer;
 use goulette_env::Env;
 use goulette_log::{Identity, JoinError, Log, OpenError, Poisoned, REMEMBERED_BATCHES, RecoveryReport, RetentionEvent};
 use goulette_logging::{error, info, warn};
@@ -24,11 +25,13 @@ use crate::{
     error::RequestError,
     groups::Groups,
     lifecycle::{Lifecycle, Phase},
+    metrics::Metrics,
     partition::Partition,
     reads::DiskReads,
     registry::Registry,
     sentinel_link::{SentinelLink, endpoint},
     server,
+    watched::Watched,
 };
 
 /// How long a stopping broker gives connections to send what is in their buffers, and to close.
@@ -40,6 +43,7 @@ pub struct Broker {
     address: SocketAddr,
     server: JoinHandle<()>,
     link: JoinHandle<()>,
+    admin: Option<AdminServer>,
 }
 
 /// What all parts of a broker share.
@@ -54,6 +58,7 @@ pub(crate) struct Node {
     pub(crate) registry: Registry,
     pub(crate) groups: Arc<Groups>,
     pub(crate) budget: Budget,
+    pub(crate) metrics: Metrics,
     pub(crate) disk_reads: DiskReads,
     /// Places for streams and calls.
     pub(crate) calls: Arc<Semaphore>,
@@ -72,12 +77,15 @@ impl Broker {
             return Err(StartError::BatchesInFlight { given: options.batches_in_flight });
         }
         let sentinels = sentinels(&options)?;
+        // Open early, to answer while the data is recovered; what it fails of is told last, as it matters least.
+        let watched = Watched::open(&options).await;
         let log = {
             let (options, env) = (options.clone(), env.clone());
             spawn_blocking(move || open(&options, &env)).await.expect("opening the log does not panic")?
         };
-        let (listener, address) = match listen(options.listen).await {
-            Ok(listening) => listening,
+        let opened = listen(options.listen).await.and_then(|listening| Ok((listening, watched?)));
+        let ((listener, address), (watched, admin)) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 // Nothing was written: whether it closes cleanly changes nothing.
                 let _ = spawn_blocking(move || log.close()).await;
@@ -85,6 +93,7 @@ impl Broker {
             }
         };
         let node = Arc::new(Node::new(options, env, log, address));
+        watched.show(&node);
         let failing: Weak<Node> = Arc::downgrade(&node);
         node.log.on_poison(Box::new(move |reason| {
             if let Some(node) = failing.upgrade() {
@@ -94,7 +103,7 @@ impl Broker {
         let server = tokio::spawn(server::serve(Arc::clone(&node), listener));
         let (settled, first_attempt) = oneshot::channel();
         let link = SentinelLink::new(Arc::clone(&node), sentinels, settled);
-        let broker = Broker { link: tokio::spawn(link.run()), node, address, server };
+        let broker = Broker { link: tokio::spawn(link.run()), node, address, server, admin };
         info!("broker {} listens on {address}", broker.node.options.id);
 
         // An error means that the link has ended, and the lifecycle says why.
@@ -109,6 +118,11 @@ impl Broker {
     /// The address that is listened on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the admin port, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(AdminServer::address)
     }
 
     /// Resolves if the broker has to stop by itself, with the reason. It has stopped serving then; what is left is to
@@ -214,6 +228,7 @@ impl Node {
             registry,
             groups: Arc::default(),
             budget: Budget::new(options.produce_bytes_max),
+            metrics: Metrics::new(),
             disk_reads: DiskReads::new(options.disk_reads_max),
             calls: Arc::new(Semaphore::new(options.calls_max as usize)),
             options,

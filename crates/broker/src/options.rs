@@ -15,6 +15,8 @@ pub struct BrokerOptions {
     pub listen: SocketAddr,
     /// The `host:port` that clients and sentinels dial; empty: the address that is listened on.
     pub advertise: String,
+    /// Where the admin port listens (HTTP: metrics, health); port 0 takes a free one. Default: nowhere.
+    pub admin: Option<SocketAddr>,
     /// The folder of the log and of the broker's identity.
     pub data_dir: PathBuf,
     /// The sentinels' addresses (`host:port`), tried in turn.
@@ -45,6 +47,7 @@ impl BrokerOptions {
             id,
             listen,
             advertise: String::new(),
+            admin: None,
             data_dir,
             sentinels,
             log: LogOptions::default(),

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
+use goulette_admin_http::BindError;
 use goulette_log::{OpenError, REMEMBERED_BATCHES};
 use goulette_types::ErrorKind;
 
@@ -42,6 +43,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The admin port cannot be opened.
+    #[error(transparent)]
+    Admin(#[from] BindError),
     /// The broker gave up before it had started.
     #[error("{0}")]
     Stopped(StopReason),
@@ -57,6 +61,7 @@ impl StartError {
             StartError::Open(error) => error.kind(),
             StartError::AddressInUse { .. } => ErrorKind::Conflict,
             StartError::Listen { .. } => ErrorKind::Unavailable,
+            StartError::Admin(error) => error.kind(),
             StartError::Stopped(reason) => reason.kind(),
         }
     }

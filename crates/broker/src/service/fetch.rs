@@ -11,10 +11,13 @@ use goulette_log::ReadError;
 use goulette_proto::{convert::partition_id, pb};
 use goulette_records::Batch;
 use goulette_types::{GroupName, Offset, PartitionId};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::parse::{member_name, name, resolve};
+use super::{
+    StreamPlace,
+    parse::{member_name, name, resolve},
+};
 use crate::{
     error::RequestError,
     groups::Membership,
@@ -32,7 +35,7 @@ const FRAME_BYTES_MAX: u32 = 1 << 20;
 pub(super) fn fetch(
     node: Arc<Node>,
     inbound: Streaming<pb::FetchRequest>,
-    place: OwnedSemaphorePermit,
+    place: StreamPlace,
 ) -> impl Stream<Item = Result<pb::FetchResponse, Status>> + Send {
     let opening = Box::new(Opening { node, inbound, _place: place });
     stream::unfold(Stage::Opening(opening), |stage| async move {
@@ -61,7 +64,7 @@ enum Stage {
 struct Opening {
     node: Arc<Node>,
     inbound: Streaming<pb::FetchRequest>,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 /// A stream that reads one partition.
@@ -78,7 +81,7 @@ struct Reading {
     next: Offset,
     /// Bytes that may still be sent. A batch that exceeds what is left is sent whole, and the rest is owed.
     credit: i64,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 struct Member {
@@ -188,7 +191,9 @@ impl Reading {
             return Err(RequestError::Internal(format!("nothing to read at {}, below {committed}", self.next)));
         };
         self.next = last.next_offset();
-        self.credit -= batches.iter().map(Batch::encoded_bytes).sum::<usize>() as i64;
+        let bytes = batches.iter().map(Batch::encoded_bytes).sum::<usize>();
+        self.credit -= bytes as i64;
+        self.node.metrics.observe_fetch(batches.len(), bytes);
         let batches = batches.iter().map(to_wire).collect();
         Ok(pb::FetchResponse { batches, committed: committed.0, ..Default::default() })
     }

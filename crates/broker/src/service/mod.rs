@@ -16,7 +16,17 @@ use goulette_proto::pb;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{error::RequestError, node::Node};
+use crate::{
+    error::RequestError,
+    metrics::{Metrics, OpenStream},
+    node::Node,
+};
+
+/// What a stream holds until it ends.
+struct StreamPlace {
+    _place: OwnedSemaphorePermit,
+    _open: OpenStream,
+}
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -32,6 +42,11 @@ impl BrokerService {
         let place = Arc::clone(&self.0.calls).try_acquire_owned();
         place.map_err(|_| RequestError::Calls { calls_max: self.0.options().calls_max })
     }
+
+    /// A place for one more stream.
+    fn stream(&self, open: impl FnOnce(&Metrics) -> OpenStream) -> Result<StreamPlace, RequestError> {
+        Ok(StreamPlace { _place: self.place()?, _open: open(&self.0.metrics) })
+    }
 }
 
 #[async_trait]
@@ -43,7 +58,7 @@ impl pb::broker_server::Broker for BrokerService {
         &self,
         request: Request<Streaming<pb::ProduceRequest>>,
     ) -> Result<Response<Self::ProduceStream>, Status> {
-        let answers = produce::produce(Arc::clone(&self.0), request.into_inner(), self.place()?);
+        let answers = produce::produce(Arc::clone(&self.0), request.into_inner(), self.stream(Metrics::open_produce)?);
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -51,7 +66,7 @@ impl pb::broker_server::Broker for BrokerService {
         &self,
         request: Request<Streaming<pb::FetchRequest>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        let answers = fetch::fetch(Arc::clone(&self.0), request.into_inner(), self.place()?);
+        let answers = fetch::fetch(Arc::clone(&self.0), request.into_inner(), self.stream(Metrics::open_fetch)?);
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -80,7 +95,11 @@ impl pb::broker_server::Broker for BrokerService {
 
     async fn publish(&self, request: Request<pb::PublishRequest>) -> Result<Response<pb::PublishResponse>, Status> {
         let _place = self.place()?;
-        Ok(Response::new(publish::publish(&self.0, request.into_inner()).await?))
+        Ok(Response::new(
+            publish::publish(&self.0, request.into_inner())
+                .await
+                .inspect_err(|error| self.0.metrics.observe_refusal(error.kind()))?,
+        ))
     }
 
     async fn pull(&self, request: Request<pb::PullRequest>) -> Result<Response<pb::PullResponse>, Status> {

@@ -19,14 +19,17 @@ use goulette_log::{AppendDone, AppendError, Appended};
 use goulette_proto::{convert::partition_id, pb};
 use goulette_records::Batch;
 use goulette_types::{Acks, LeaderEpoch};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::{
+    StreamPlace,
     acks::{AckQueue, Settled, Window},
     parse,
 };
-use crate::{budget::Charge, error::RequestError, lifecycle::StopSignal, node::Node, partition::Partition};
+use crate::{
+    budget::Charge, error::RequestError, lifecycle::StopSignal, metrics::Metrics, node::Node, partition::Partition,
+};
 
 /// How long a batch waits for a log that is full before its producer is told so.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
@@ -40,7 +43,7 @@ const COPY_BELOW_BYTES: usize = 16 << 10;
 pub(super) fn produce(
     node: Arc<Node>,
     inbound: Streaming<pb::ProduceRequest>,
-    place: OwnedSemaphorePermit,
+    place: StreamPlace,
 ) -> impl Stream<Item = Result<pb::ProduceResponse, Status>> + Send {
     let stream = ProduceStream {
         stop: node.lifecycle.signal(),
@@ -76,7 +79,7 @@ struct ProduceStream {
     reading: bool,
     /// The status that ends the stream, once everything is answered.
     last_word: Option<Status>,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 struct Waiting {
@@ -91,6 +94,7 @@ struct Append {
     believed: LeaderEpoch,
     acks: Acks,
     batch: Batch,
+    arrived: Instant,
     window: Window,
     /// When the log that was too full to take it is given up; none if it was not.
     patience_until: Option<Instant>,
@@ -203,7 +207,16 @@ impl ProduceStream {
         let batch = Batch::parse(&batch.header, own(batch.records), &self.node.options().limits)?;
         batch.check_from_client()?;
         let window = (id, batch.producer().map(|producer| producer.id));
-        Ok(Append { request_id: request.request_id, partition, believed, acks, batch, window, patience_until: None })
+        Ok(Append {
+            request_id: request.request_id,
+            partition,
+            believed,
+            acks,
+            batch,
+            arrived: Instant::now(),
+            window,
+            patience_until: None,
+        })
     }
 
     /// Hands the batch to the log, which answers through the queue.
@@ -213,7 +226,7 @@ impl ProduceStream {
             Err(error) => return self.refuse(append.request_id, Some(append.window), error),
         };
         let handover = Arc::new(Handover::default());
-        let done = done(&append, Arc::clone(&self.acks), charge, Arc::clone(&handover));
+        let done = done(&append, Arc::clone(&self.acks), charge, Arc::clone(&handover), self.node.metrics.clone());
         append.partition.log().append(epoch, append.batch.clone(), done);
         match handover.settle(TAKEN) {
             TAKEN if append.acks == Acks::None => {
@@ -242,6 +255,7 @@ impl ProduceStream {
     }
 
     fn refuse(&self, request_id: u64, window: Option<Window>, error: RequestError) {
+        self.node.metrics.observe_refusal(error.kind());
         self.acks.push(Settled { ack: refused(request_id, error), window });
     }
 
@@ -279,10 +293,18 @@ async fn wait(waiting: Option<&mut Waiting>) -> Option<Charge> {
 }
 
 /// What the log calls once for a batch: before the append returns, or later on the WAL's thread.
-fn done(append: &Append, queue: Arc<AckQueue>, charge: Charge, handover: Arc<Handover>) -> AppendDone {
+fn done(
+    append: &Append,
+    queue: Arc<AckQueue>,
+    charge: Charge,
+    handover: Arc<Handover>,
+    metrics: Metrics,
+) -> AppendDone {
     let Append { request_id, acks, window, .. } = *append;
+    let observe = observe(&append.batch, append.arrived, metrics.clone());
     Box::new(move |result| {
         drop(charge);
+        observe(&result);
         let ack = match result {
             Ok(_) if acks == Acks::None => return,
             // With one replica, durable here is durable on every in-sync one: `leader` and `all` wait for the same.
@@ -290,8 +312,13 @@ fn done(append: &Append, queue: Arc<AckQueue>, charge: Charge, handover: Arc<Han
             Err(error) => {
                 let outcome = if matches!(error, AppendError::Busy) { BUSY } else { REFUSED };
                 let at_once = handover.settle(outcome) == outcome;
-                // Tried again by the stream, or answered by it already.
-                if (at_once && outcome == BUSY) || (!at_once && acks == Acks::None) {
+                // Tried again by the stream.
+                if at_once && outcome == BUSY {
+                    return;
+                }
+                metrics.observe_refusal(error.kind());
+                // Answered by the stream already.
+                if !at_once && acks == Acks::None {
                     return;
                 }
                 refused(request_id, error.into())
@@ -299,6 +326,20 @@ fn done(append: &Append, queue: Arc<AckQueue>, charge: Charge, handover: Arc<Han
         };
         queue.push(Settled { ack, window: Some(window) });
     })
+}
+
+/// Counts what the log has stored of a batch.
+pub(super) fn observe(
+    batch: &Batch,
+    arrived: Instant,
+    metrics: Metrics,
+) -> impl FnOnce(&Result<Appended, AppendError>) + Send + 'static {
+    let (bytes, records) = (batch.encoded_bytes(), batch.record_count());
+    move |result| match result {
+        Ok(Appended { duplicate: false, .. }) => metrics.observe_append(bytes, records, arrived.elapsed()),
+        Ok(Appended { duplicate: true, .. }) => metrics.observe_duplicate(),
+        Err(_) => {}
+    }
 }
 
 /// What came first: the return of the append, or a refusal.

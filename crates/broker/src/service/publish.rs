@@ -11,7 +11,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::parse::{acks, find, led, name};
+use super::{
+    parse::{acks, find, led, name},
+    produce::observe,
+};
 use crate::{error::RequestError, node::Node, partition::Partition};
 
 /// How long a batch may take to become durable before the caller is told that the outcome is unknown.
@@ -43,8 +46,10 @@ pub(super) async fn publish(node: &Node, request: pb::PublishRequest) -> Result<
     for Part { partition, epoch, batch, records: places } in parts {
         let (done, durable) = oneshot::channel();
         let charge = Arc::clone(&charge);
+        let observe = observe(&batch, Instant::now(), node.metrics.clone());
         let done = move |result| {
             drop(charge);
+            observe(&result);
             // Whoever asked may have gone away; the batch is stored all the same.
             let _ = done.send(result);
         };
