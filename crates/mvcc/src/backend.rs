@@ -17,6 +17,8 @@ use crate::{
 const FORMAT_KNOWN: u64 = 1;
 /// The revision of a store in which nothing was ever written, as in etcd.
 const REVISION_FIRST: u64 = 1;
+/// The name of the store's file in its folder.
+pub const FILE_NAME: &str = "mvcc.redb";
 /// Pages that redb keeps in memory. Metadata is small; what is read often is cached above.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -29,7 +31,7 @@ pub(crate) struct Opened {
 
 /// Opens the file in `folder`, which the caller has locked; makes it if it is not there.
 pub(crate) fn open(disk: &dyn Disk, folder: &Path) -> Result<Opened, OpenError> {
-    let path = folder.join("mvcc.redb");
+    let path = folder.join(FILE_NAME);
     let open = || {
         if !disk.exists(&path)? {
             create(disk, folder, &path)?;

@@ -18,6 +18,7 @@ mod store;
 mod txn;
 mod watch;
 
+pub use backend::FILE_NAME;
 pub use error::{OpenError, ReadError, WriteError};
 pub use range::{KeyRange, RangeQuery, RangeResult};
 pub use revision::KeyValue;

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use goulette_admin_http::BindError;
 use goulette_meta::{KeyError, MetaError};
 use goulette_mvcc::OpenError;
 use goulette_proto::{PROTOCOL_VERSION, status};
@@ -24,6 +25,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The admin port cannot be opened.
+    #[error(transparent)]
+    Admin(#[from] BindError),
     /// Another process uses the folder.
     #[error("two sentinels on one data folder: {} is in use by another process; stop that one, or choose another folder", .folder.display())]
     FolderInUse {
@@ -77,6 +81,7 @@ impl StartError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             StartError::Options { .. } => ErrorKind::Invalid,
+            StartError::Admin(error) => error.kind(),
             StartError::Bind { .. } => ErrorKind::Unavailable,
             StartError::FolderInUse { .. } | StartError::FolderOfAnother { .. } | StartError::OtherCluster { .. } => {
                 ErrorKind::Conflict

@@ -7,7 +7,7 @@
 //! What must be right is in plain structs that only decide: `catalog` (what the metadata says), `plan` (what to
 //! write next, one transaction at a time), `membership` (who lives), `placement`. Around them two tasks act: the
 //! `controller` owns every write, the `detector` hears brokers and probes them. The gRPC shells are in
-//! `service`, and `node` wires it all. Start with `node`, then `plan`.
+//! `service`, what the admin port shows in `watched`, and `node` wires it all. Start with `node`, then `plan`.
 
 mod catalog;
 mod controller;
@@ -15,6 +15,7 @@ mod detector;
 mod error;
 mod identity;
 mod membership;
+mod metrics;
 mod node;
 mod options;
 mod placement;
@@ -23,6 +24,7 @@ mod probe;
 mod service;
 mod state;
 mod topic_config;
+mod watched;
 
 pub use error::{Failure, RequestError, StartError};
 pub use node::Sentinel;

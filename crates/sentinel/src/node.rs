@@ -25,7 +25,9 @@ use crate::{
     detector::Detector,
     identity,
     membership::Timing,
-    service::{Context, SentinelService, admin::AdminService},
+    metrics::Metrics,
+    service::{Context, Counted, SentinelService, admin::AdminService},
+    watched::Watched,
 };
 
 /// How long a stop may take; what is not done then is cut off.
@@ -50,6 +52,7 @@ pub struct Sentinel {
     server: JoinHandle<()>,
     detector: JoinHandle<()>,
     controller: JoinHandle<()>,
+    admin: Option<goulette_admin_http::AdminServer>,
 }
 
 impl Sentinel {
@@ -65,7 +68,10 @@ impl Sentinel {
         let bind = |source| StartError::Bind { address: options.address, source };
         let listener = TcpListener::bind(options.address).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
+        // Open early, to answer while the metadata is loaded; what it fails of is told last, as it matters least.
+        let watched = Watched::open(&options).await;
         let store = open(&options, &env).await?;
+        let (watched, admin) = watched?;
         let (controller, controller_handle, state) =
             Controller::start(env.clone(), Arc::new(store), options.cluster_id, options.default_replication_factor)
                 .await?;
@@ -85,8 +91,10 @@ impl Sentinel {
             stopping: stopped.clone(),
             streams: AtomicU64::new(1),
         });
+        let metrics = Metrics::default();
+        watched.show(&context, &metrics, &env);
         let (fail, failure) = watch::channel(None);
-        let serve = serve(listener, context, stopped.clone());
+        let serve = serve(listener, context, metrics, stopped.clone());
         let sentinel = Self {
             address,
             cluster_id,
@@ -95,6 +103,7 @@ impl Sentinel {
             server: tokio::spawn(report(fail.clone(), async move { serve.await.err() })),
             detector: tokio::spawn(detector.run(stopped)),
             controller: tokio::spawn(report(fail, controller.run())),
+            admin,
         };
         info!("sentinel {id} of cluster {cluster_id} listens on {address}");
         Ok(sentinel)
@@ -103,6 +112,11 @@ impl Sentinel {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the admin port, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(goulette_admin_http::AdminServer::address)
     }
 
     /// The cluster that it serves.
@@ -163,6 +177,7 @@ async fn open(options: &SentinelOptions, env: &Env) -> Result<LocalStore, StartE
 async fn serve(
     listener: TcpListener,
     context: Arc<Context>,
+    metrics: Metrics,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), String> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -184,8 +199,8 @@ async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(sentinel)
-        .add_service(AdminServer::new(AdminService(context)))
+        .add_service(Counted::new(sentinel, metrics.clone()))
+        .add_service(Counted::new(AdminServer::new(AdminService(context)), metrics))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             let _ = stopping.wait_for(|&stopping| stopping).await;
             health.set_not_serving::<SentinelServer<SentinelService>>().await;

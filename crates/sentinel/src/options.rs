@@ -15,6 +15,8 @@ pub struct SentinelOptions {
     pub address: SocketAddr,
     /// Where others reach it, `host:port`, if that is not the listening address.
     pub advertise: Option<String>,
+    /// Where the admin port listens (HTTP: metrics, health); port 0 takes a free one. Default: nowhere.
+    pub admin: Option<SocketAddr>,
     /// Its folder, made if absent.
     pub data_dir: PathBuf,
     /// The cluster to make, or to insist on; without it the first start draws an id.
@@ -38,6 +40,7 @@ impl SentinelOptions {
             id,
             address,
             advertise: None,
+            admin: None,
             data_dir,
             cluster_id: None,
             auto_create_topics: true,

@@ -8,9 +8,12 @@ use goulette_types::ClusterId;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(crate) use counted::Counted;
+
 use crate::{SentinelOptions, controller::ControllerHandle, detector::DetectorHandle, state::State};
 
 pub(crate) mod admin;
+mod counted;
 mod discovery;
 mod membership;
 mod producers;
