@@ -44,14 +44,14 @@ broker=127.0.0.1:$(free_port)
 
 start_sentinel() {
   "$goulette" sentinel -address "$sentinel" -data "$work/sentinel" -log-dir "$work/logs" \
-    -enable-embedded-etcd=false "$@" >> "$work/sentinel.out" 2>&1 &
+    -enable-embedded-etcd=false -admin-address 127.0.0.1:0 "$@" >> "$work/sentinel.out" 2>&1 &
   sentinel_pid=$!
   until_serving sentinel "$sentinel" "$sentinel_pid"
 }
 
 start_broker() {
   "$goulette" broker -address "$broker" -data "$work/broker" -log-dir "$work/logs" -sentinel "$sentinel" \
-    "$@" >> "$work/broker.out" 2>&1 &
+    -admin-address 127.0.0.1:0 "$@" >> "$work/broker.out" 2>&1 &
   broker_pid=$!
   until_serving broker "$broker" "$broker_pid"
 }

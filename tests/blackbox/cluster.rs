@@ -135,7 +135,7 @@ impl Cluster {
     pub(crate) fn start_sentinel(&mut self) {
         let child = self.spawn(
             "sentinel",
-            &["-address", &self.sentinel_address, "-enable-embedded-etcd=false"],
+            &["-address", &self.sentinel_address, "-enable-embedded-etcd=false", "-admin-address", "127.0.0.1:0"],
             &self.sentinel_flags,
         );
         self.sentinel = Some(child);
@@ -144,7 +144,9 @@ impl Cluster {
     }
 
     pub(crate) fn start_broker(&mut self) {
-        let flags = ["-address", &self.broker_address, "-sentinel", &self.sentinel_address];
+        let broker = ["-address", &self.broker_address, "-sentinel", &self.sentinel_address];
+        // Any free port: the default, a little above another test's port, could be a third one's.
+        let flags = [&broker[..], &["-admin-address", "127.0.0.1:0"]].concat();
         let child = self.spawn("broker", &flags, &self.broker_flags);
         self.broker = Some(child);
         let address = self.broker_address.clone();

@@ -5,6 +5,7 @@
 //! lines that the long round trips send.
 #![allow(clippy::disallowed_methods, reason = "a test of the outside uses the outside")]
 
+mod admin_port;
 mod bad_input;
 mod bad_wire;
 mod cluster;

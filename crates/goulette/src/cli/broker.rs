@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use goulette_types::BrokerId;
 
-use super::{HostPort, ListenAddress, LoggingFlags, SyncChoice};
+use super::{AdminAddress, HostPort, ListenAddress, LoggingFlags, SyncChoice};
 
 #[derive(Args, Debug)]
 pub(crate) struct BrokerFlags {
@@ -20,6 +20,10 @@ pub(crate) struct BrokerFlags {
     /// Address that clients dial, host:port [default: the address; for every interface, the one of the default route]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<HostPort>,
+
+    /// Address of the admin port (HTTP: /metrics, /livez, /readyz), host:port; off: none [default: port 50061: 127.0.0.1 and the address's port + 10]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin_address: Option<AdminAddress>,
 
     /// Folder of the data, made if it is missing [default: data/<id>]
     #[arg(long, value_name = "FOLDER")]

@@ -20,7 +20,7 @@ pub(crate) use log::{DirFlags, DumpFlags, LogCommand};
 pub(crate) use logging::{LevelSetting, LoggingFlags};
 pub(crate) use sentinel::SentinelFlags;
 pub(crate) use topic::{AlterFlags, CreateFlags, DeleteFlags, DescribeFlags, ListFlags, TopicCommand};
-pub(crate) use values::{HostPort, KeyValue, ListenAddress, SyncChoice};
+pub(crate) use values::{AdminAddress, HostPort, KeyValue, ListenAddress, SyncChoice};
 
 /// Version, commit and target, as `--version` and `info` tell them.
 pub(crate) const VERSION: &str =

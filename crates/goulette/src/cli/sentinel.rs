@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use goulette_types::{ClusterId, SentinelId};
 
-use super::{HostPort, ListenAddress, LoggingFlags};
+use super::{AdminAddress, HostPort, ListenAddress, LoggingFlags};
 
 #[derive(Args, Debug)]
 pub(crate) struct SentinelFlags {
@@ -20,6 +20,10 @@ pub(crate) struct SentinelFlags {
     /// Address that brokers and clients dial, host:port [default: the address; for every interface, the one of the default route]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<HostPort>,
+
+    /// Address of the admin port (HTTP: /metrics, /livez, /readyz), host:port; off: none [default: port 50062: 127.0.0.1 and the address's port + 10]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin_address: Option<AdminAddress>,
 
     /// Folder of the metadata, made if it is missing [default: data/sentinel_<id>]
     #[arg(long, value_name = "FOLDER")]

@@ -93,6 +93,47 @@ fn outgoing_ip() -> IpAddr {
     route.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip())
 }
 
+/// Where the admin port listens: an address, or `off`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AdminAddress {
+    Off,
+    At(ListenAddress),
+}
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text.parse().map(Self::At).map_err(|error| format!("{error}, nor off")),
+        }
+    }
+}
+
+impl AdminAddress {
+    /// What was given, or else the process's own port + 10 on this machine alone; a free one beside a free one. None if
+    /// there is to be no admin port.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub(crate) fn or_beside(given: Option<&Self>, own: &ListenAddress) -> Result<Option<SocketAddr>, String> {
+        match given {
+            Some(Self::Off) => Ok(None),
+            Some(Self::At(address)) => Ok(Some(address.socket)),
+            None => {
+                let port = match own.socket.port() {
+                    0 => 0,
+                    port => port.checked_add(10).ok_or_else(|| {
+                        format!("there is no port {port} + 10 for the admin port: give -admin-address (off: none)")
+                    })?,
+                };
+                Ok(Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)))
+            }
+        }
+    }
+}
+
 /// `key=value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyValue {
@@ -152,6 +193,21 @@ mod tests {
         assert!(!address.is_public());
         assert_eq!(address.dialable(), "localhost:50051");
         assert_eq!("[::1]:1".parse::<ListenAddress>().unwrap().dialable(), "[::1]:1");
+    }
+
+    #[test]
+    fn the_admin_port_is_the_own_port_and_ten_on_this_machine_alone() {
+        let beside = |own: &str, given: Option<&str>| {
+            let given = given.map(|text| text.parse::<AdminAddress>().unwrap());
+            AdminAddress::or_beside(given.as_ref(), &own.parse().unwrap())
+        };
+        let at = |text: &str| Ok(Some(text.parse().unwrap()));
+        assert_eq!(beside(":50051", None), at("127.0.0.1:50061"));
+        assert_eq!(beside("127.0.0.1:0", None), at("127.0.0.1:0"));
+        assert_eq!(beside(":50051", Some(":9100")), at("0.0.0.0:9100"));
+        assert_eq!(beside(":65530", Some("off")), Ok(None));
+        assert!(beside(":65530", None).unwrap_err().contains("-admin-address"));
+        assert!("on".parse::<AdminAddress>().is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::service::{self, STOP_DEADLINE};
 use crate::{
-    cli::{BrokerFlags, SyncChoice, VERSION},
+    cli::{AdminAddress, BrokerFlags, SyncChoice, VERSION},
     exit::Failure,
     signals::Stop,
 };
@@ -24,8 +24,9 @@ fn log_name(flags: &BrokerFlags) -> String {
 
 async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
     info!("goulette {VERSION}: broker {} starts on {}", flags.id, flags.data_dir().display());
+    let options = options(flags)?;
     let broker = tokio::select! {
-        started = Broker::start(options(flags), Env::real()) => started.map_err(|error| refused(&error))?,
+        started = Broker::start(options, Env::real()) => started.map_err(|error| refused(&error))?,
         () = stop.wished() => {
             info!("broker {} stopped before it served", flags.id);
             return Ok(());
@@ -55,7 +56,7 @@ async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
     }
 }
 
-fn options(flags: &BrokerFlags) -> BrokerOptions {
+fn options(flags: &BrokerFlags) -> Result<BrokerOptions, Failure> {
     let sentinels = flags.sentinel.iter().map(ToString::to_string).collect();
     let mut options = BrokerOptions::new(flags.id.clone(), flags.address.socket, flags.data_dir(), sentinels);
     options.advertise = service::advertised(&flags.address, flags.advertise.as_ref());
@@ -66,7 +67,8 @@ fn options(flags: &BrokerFlags) -> BrokerOptions {
         SyncChoice::Interval(interval) => SyncPolicy::Interval(interval),
         SyncChoice::Never => SyncPolicy::Never,
     };
-    options
+    options.admin = AdminAddress::or_beside(flags.admin_address.as_ref(), &flags.address).map_err(Failure::usage)?;
+    Ok(options)
 }
 
 fn refused(error: &StartError) -> Failure {

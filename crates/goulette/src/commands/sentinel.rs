@@ -7,7 +7,7 @@ use goulette_types::ErrorKind;
 
 use super::service;
 use crate::{
-    cli::{SentinelFlags, VERSION},
+    cli::{AdminAddress, SentinelFlags, VERSION},
     exit::Failure,
     signals::Stop,
 };
@@ -36,8 +36,9 @@ fn refuse_etcd(flags: &SentinelFlags) -> Result<(), Failure> {
 
 async fn serve(flags: &SentinelFlags, mut stop: Stop) -> Result<(), Failure> {
     info!("goulette {VERSION}: sentinel {} starts on {}", flags.id, flags.data_dir().display());
+    let options = options(flags)?;
     let sentinel = tokio::select! {
-        started = Sentinel::start(options(flags), Env::real()) => started.map_err(|error| refused(&error))?,
+        started = Sentinel::start(options, Env::real()) => started.map_err(|error| refused(&error))?,
         () = stop.wished() => {
             info!("sentinel {} stopped before it served", flags.id);
             return Ok(());
@@ -59,14 +60,15 @@ async fn serve(flags: &SentinelFlags, mut stop: Stop) -> Result<(), Failure> {
     }
 }
 
-fn options(flags: &SentinelFlags) -> SentinelOptions {
+fn options(flags: &SentinelFlags) -> Result<SentinelOptions, Failure> {
     let mut options = SentinelOptions::new(flags.id.clone(), flags.address.socket, flags.data_dir());
     options.advertise = Some(service::advertised(&flags.address, flags.advertise.as_ref()));
     options.cluster_id = flags.cluster_id;
     options.auto_create_topics = flags.auto_create_topics;
     options.default_partitions = flags.default_partitions;
     options.default_replication_factor = flags.default_replication_factor;
-    options
+    options.admin = AdminAddress::or_beside(flags.admin_address.as_ref(), &flags.address).map_err(Failure::usage)?;
+    Ok(options)
 }
 
 fn refused(error: &StartError) -> Failure {
