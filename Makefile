@@ -74,7 +74,7 @@ stop-all: ## stop what these targets started, and nothing else
 
 ##@ check
 
-.PHONY: test fmt vet verify fix test-large test-logging test-python test-kafka-format test-deps bench fuzz
+.PHONY: test fmt vet verify fix test-large test-powerloss test-python test-kafka-format test-deps bench fuzz
 test: ## every test that needs no root and no other software
 	$(CARGO) test --workspace --locked
 
@@ -97,6 +97,9 @@ test-deps: ## licences, advisories and doubled versions (cargo-deny, where it is
 
 test-large: build ## a million lines through the real binary, with kill -9 of broker and sentinel
 	@scripts/test-large.sh
+
+test-powerloss: build ## 50 real power cuts of an ext4 image under load (needs root; exits 77 where it cannot run)
+	@GOULETTE_BIN=$(CURDIR)/bin/goulette $(CARGO) test --locked -p goulette --test powerloss
 
 test-python: build ## publish and pull from Python, by grpcio
 	@scripts/test-python.sh
