@@ -110,5 +110,5 @@ test-kafka-format: build ## Kafka's own DumpLogSegments reads our fragments (nee
 bench: build ## produce and consume 3,000,000 records of 1 KiB beside what the disk does
 	@scripts/bench.sh
 
-fuzz: ## each fuzz target for SECONDS (default 60; needs nightly and cargo-fuzz)
+fuzz: ## each fuzz target for SECONDS_EACH (default 60; needs nightly and cargo-fuzz)
 	@scripts/fuzz.sh "$(or $(SECONDS_EACH),60)"
