@@ -122,6 +122,9 @@ impl Core {
                 let link = self.links.entry(broker.clone()).or_default();
                 // A broker that grants nothing would never be sent anything, nor asked again.
                 link.state = LinkState::Up { batches_in_flight: batches_in_flight.max(1) };
+                // It may be back in a new epoch: what was asked in vain while it was away must not delay the next
+                // question. How often one can connect is limited by the pauses of the link.
+                self.refresh.forget_failures();
                 self.pump_led_by(now, &broker, effects);
             }
             Event::Disconnected { broker, reason } => self.disconnected(now, broker, &reason, effects),

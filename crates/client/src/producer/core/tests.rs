@@ -368,6 +368,20 @@ fn a_partition_without_a_leader_asks_again_and_again_with_growing_pauses() {
 }
 
 #[test]
+fn a_broker_that_is_back_in_a_new_epoch_is_looked_up_at_once_however_long_it_was_away() {
+    let mut story = Story::connected(1);
+    story.close(P0).take();
+    for _ in 0..8 {
+        story.step(Event::Disconnected { broker: broker("b1"), reason: "it is away".into() });
+        story.pass(Duration::from_secs(3)).step(Event::Routes(vec![led_by("b1")])).take();
+    }
+    story.up("b1", 1);
+    let (request, ..) = story.sent()[0];
+    story.refuse(request, ErrorKind::NotLeader);
+    assert_eq!(story.take(), [Effect::Refresh { unreachable: vec![] }]);
+}
+
+#[test]
 fn a_sentinel_that_is_away_does_not_keep_a_broker_from_being_tried() {
     let mut story = Story::connected(1);
     story.close(P0).down("b1").take();
