@@ -74,7 +74,7 @@ stop-all: ## stop what these targets started, and nothing else
 
 ##@ check
 
-.PHONY: test fmt vet verify fix test-large test-powerloss test-python test-kafka-format test-deps bench fuzz
+.PHONY: test fmt vet verify fix test-large test-powerloss test-python test-kafka-format test-deps bench bench-storage fuzz
 test: ## every test that needs no root and no other software
 	$(CARGO) test --workspace --locked
 
@@ -107,8 +107,11 @@ test-python: build ## publish and pull from Python, by grpcio
 test-kafka-format: build ## Kafka's own DumpLogSegments reads our fragments (needs Java and Maven)
 	@scripts/test-kafka-format.sh
 
-bench: build ## produce and consume 3,000,000 records of 1 KiB beside what the disk does
+bench: build ## produce and consume 3,000,000 records of 1 KiB and 20,000,000 of 100 B beside what the disk does
 	@scripts/bench.sh
+
+bench-storage: build ## the storage engine alone: throughput beside the disk's own limit, bytes written per byte (needs 10 GiB)
+	@bin/goulette bench storage -dir "$(or $(BENCH_DIR),target)"
 
 fuzz: ## each fuzz target for SECONDS_EACH (default 60; needs nightly and cargo-fuzz)
 	@scripts/fuzz.sh "$(or $(SECONDS_EACH),60)"

@@ -17,6 +17,11 @@ pub(crate) enum BenchCommand {
     Consume(ConsumeFlags),
     /// Write to the disk as a log does: sequentially, each write followed by a sync
     Disk(DiskFlags),
+    /// Append to the storage engine alone, without network: throughput beside the disk's own, and bytes written per byte
+    ///
+    /// Every append is synced before it counts. Beside each load stands what the disk itself did just before and just after
+    /// with writes of 1 MiB into a preallocated, once-written file, each followed by a sync.
+    Storage(StorageFlags),
 }
 
 #[derive(Args, Debug)]
@@ -99,4 +104,34 @@ pub(crate) struct DiskFlags {
     /// How to print: a table, or JSON for programs
     #[arg(long, default_value = "text")]
     pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StorageFlags {
+    /// Folder to write in; what is made there is removed afterwards
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(crate) dir: PathBuf,
+
+    /// Payload bytes of each load; the steady state takes 3 GiB before it is measured
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range((1 << 20)..=(1 << 40)))]
+    pub(crate) bytes: u64,
+
+    /// Loads to run: matrix, steady or all
+    #[arg(long, default_value = "all")]
+    pub(crate) loads: StorageLoads,
+
+    /// How to print: a table, or JSON for programs
+    #[arg(long, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// Which loads `goulette bench storage` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StorageLoads {
+    /// Records of 100 B, 1 KiB and 64 KiB into 1, 100 and 1,000 partitions
+    Matrix,
+    /// Large batches into one partition that keeps 2 GiB, once it has had 3 GiB
+    Steady,
+    /// Both
+    All,
 }

@@ -13,7 +13,7 @@ mod values;
 use clap::{Parser, Subcommand};
 
 pub(crate) use admin::{AddressFlags, LogLevelFlags};
-pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags};
+pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags, StorageFlags, StorageLoads};
 pub(crate) use broker::BrokerFlags;
 pub(crate) use client::{ClientFlags, Mode, Place, PrintField};
 pub(crate) use log::{DirFlags, DumpFlags, LogCommand};

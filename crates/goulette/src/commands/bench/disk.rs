@@ -20,18 +20,18 @@ const WRITE_BYTES: [usize; 3] = [4 << 10, 64 << 10, 1 << 20];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum FileKind {
+pub(super) enum FileKind {
     Growing,
     Preallocated,
 }
 
 /// The result of one measurement.
 #[derive(Debug, Serialize)]
-struct Figures {
+pub(super) struct Figures {
     file: FileKind,
     write_bytes: usize,
     writes: u64,
-    mb_per_s: f64,
+    pub(super) mb_per_s: f64,
     writes_per_s: f64,
     write_ms_p50: f64,
     write_ms_p99: f64,
@@ -61,17 +61,17 @@ pub(crate) fn run(flags: &DiskFlags) -> Result<(), Failure> {
     }
 }
 
-struct Bench {
-    env: Env,
-    path: PathBuf,
-    file_bytes: u64,
-    duration: Duration,
+pub(super) struct Bench {
+    pub(super) env: Env,
+    pub(super) path: PathBuf,
+    pub(super) file_bytes: u64,
+    pub(super) duration: Duration,
 }
 
 impl Bench {
     /// Writes and syncs one block after the other until the time is over. Only writes and syncs are timed, not what
     /// prepares a file.
-    fn measure(&mut self, kind: FileKind, write_bytes: usize) -> io::Result<Figures> {
+    pub(super) fn measure(&mut self, kind: FileKind, write_bytes: usize) -> io::Result<Figures> {
         let block = self.random_block(write_bytes);
         let file_bytes = self.file_bytes - self.file_bytes % write_bytes as u64;
         let mut latencies = super::latencies();

@@ -3,6 +3,8 @@
 mod consume;
 mod disk;
 mod produce;
+mod storage;
+mod values;
 
 use std::time::Instant;
 
@@ -16,6 +18,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Consume(flags) => consume::run(flags).await,
         // Blocks this thread, and nothing else runs.
         BenchCommand::Disk(flags) => disk::run(&flags),
+        BenchCommand::Storage(flags) => storage::run(&flags),
     }
 }
 

@@ -2,15 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use goulette_client::{Client, Delivery, Producer, ProducerOptions, ProducerRecord, SendError, TopicSpec};
-use goulette_env::{Env, Random};
+use goulette_env::Env;
 use goulette_types::{ErrorKind, TopicName};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{mb_per_s, now, round};
+use super::{mb_per_s, now, round, values::Values};
 use crate::{
     cli::ProduceFlags,
     commands::connect,
@@ -19,8 +18,6 @@ use crate::{
     progress,
 };
 
-/// Random bytes to cut values from. Far more than a codec looks back, so that nothing can be compressed.
-const POOL_BYTES: usize = 64 << 20;
 /// Records whose acks are watched together; enough to make the watching cheap.
 const WATCHED: usize = 256;
 
@@ -143,33 +140,6 @@ async fn observe(mut watched: mpsc::Receiver<Watched>) -> Histogram<u64> {
     latencies
 }
 
-/// Values to send, made before the clock starts.
-struct Values {
-    pool: Bytes,
-    size: usize,
-}
-
-impl Values {
-    fn new(random: &dyn Random, size: usize) -> Self {
-        // SplitMix64 (Steele, Lea, Flood 2014): the system's own generator would take seconds.
-        let mut state = random.next_u64();
-        let mut pool = Vec::with_capacity(POOL_BYTES + size);
-        while pool.len() < POOL_BYTES + size {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = state;
-            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            pool.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
-        }
-        Self { pool: pool.into(), size }
-    }
-
-    fn get(&self, number: u64) -> Bytes {
-        let at = (number.wrapping_mul(self.size as u64) % POOL_BYTES as u64) as usize;
-        self.pool.slice(at..at + self.size)
-    }
-}
-
 fn table(figures: &Figures) -> Table {
     let mut table = Table::new(&[
         "records",
@@ -194,19 +164,4 @@ fn table(figures: &Figures) -> Table {
         format!("{:.2}", figures.ack_ms_p999),
     ]);
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_have_their_size_and_differ() {
-        let values = Values::new(&goulette_env::RealRandom, 100);
-        assert_eq!(values.get(0).len(), 100);
-        assert_ne!(values.get(0), values.get(1));
-        let last = u64::MAX / 100;
-        assert_eq!(values.get(last).len(), 100);
-        assert!(Values::new(&goulette_env::RealRandom, 0).get(7).is_empty());
-    }
 }

@@ -1,0 +1,50 @@
+//! Random values, so that nothing below can save itself the work.
+
+use bytes::Bytes;
+use goulette_env::Random;
+
+/// Random bytes to cut values from. Far more than a codec looks back, so that nothing can be compressed.
+const POOL_BYTES: usize = 64 << 20;
+
+/// Values to send, made before the clock starts.
+pub(super) struct Values {
+    pool: Bytes,
+    size: usize,
+}
+
+impl Values {
+    pub(super) fn new(random: &dyn Random, size: usize) -> Self {
+        // SplitMix64 (Steele, Lea, Flood 2014): the system's own generator would take seconds.
+        let mut state = random.next_u64();
+        let mut pool = Vec::with_capacity(POOL_BYTES + size);
+        while pool.len() < POOL_BYTES + size {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut word = state;
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            pool.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
+        }
+        Self { pool: pool.into(), size }
+    }
+
+    /// The value of a record by its number; wraps around the pool.
+    pub(super) fn get(&self, number: u64) -> Bytes {
+        let at = (number.wrapping_mul(self.size as u64) % POOL_BYTES as u64) as usize;
+        self.pool.slice(at..at + self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_their_size_and_differ() {
+        let values = Values::new(&goulette_env::RealRandom, 100);
+        assert_eq!(values.get(0).len(), 100);
+        assert_ne!(values.get(0), values.get(1));
+        let last = u64::MAX / 100;
+        assert_eq!(values.get(last).len(), 100);
+        assert!(Values::new(&goulette_env::RealRandom, 0).get(7).is_empty());
+    }
+}
