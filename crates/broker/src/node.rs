@@ -9,7 +9,9 @@ use std::{
 
 use goulette_admin_http::AdminServer;
 use goulette_env::Env;
-use goulette_log::{Identity, JoinError, Log, OpenError, Poisoned, REMEMBERED_BATCHES, RecoveryReport, RetentionEvent};
+use goulette_log::{
+    FlushError, Identity, JoinError, Log, OpenError, REMEMBERED_BATCHES, RecoveryReport, RetentionEvent,
+};
 use goulette_logging::{error, info, warn};
 use goulette_types::{ClusterId, Incarnation, PartitionId};
 use tokio::{
@@ -147,7 +149,7 @@ impl Broker {
     ///
     /// # Errors
     /// If the log could not be closed cleanly. What was acknowledged is durable all the same.
-    pub async fn stop(mut self) -> Result<(), Poisoned> {
+    pub async fn stop(mut self) -> Result<(), FlushError> {
         let options = &self.node.options;
         let deadline = Instant::now() + options.stop_deadline;
         if self.node.lifecycle.stop() {

@@ -59,6 +59,8 @@ pub(crate) struct Engine {
     unflushed: AtomicUsize,
     /// Where the WAL ended when its entries were last applied to the partitions.
     applied: Mutex<Option<WalPosition>>,
+    /// From where a recovery would replay the WAL now.
+    checkpointed: Mutex<Option<WalPosition>>,
     /// Bytes in the WAL that a recovery would replay.
     replay_bytes: AtomicU64,
     poisoned: OnceLock<Arc<str>>,
@@ -80,6 +82,7 @@ impl Engine {
             partitions: RwLock::default(),
             unflushed: AtomicUsize::new(0),
             applied: Mutex::default(),
+            checkpointed: Mutex::default(),
             replay_bytes: AtomicU64::new(0),
             poisoned: OnceLock::new(),
             poison_listeners: Mutex::default(),
@@ -209,6 +212,15 @@ impl Engine {
         if replay_bytes >= self.options.checkpoint_bytes {
             self.checkpoint_trigger.pull();
         }
+    }
+
+    pub(crate) fn checkpointed(&self) -> Option<WalPosition> {
+        *lock(&self.checkpointed)
+    }
+
+    /// A checkpoint for this position is durable.
+    pub(crate) fn set_checkpointed(&self, position: Option<WalPosition>) {
+        *lock(&self.checkpointed) = position;
     }
 
     pub(crate) fn replay_bytes(&self) -> u64 {

@@ -1,6 +1,10 @@
 //! Why a call was refused or failed: one enum per family of calls.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use goulette_records::BatchError;
 use goulette_types::{BrokerId, ErrorKind, LeaderEpoch, Offset, PartitionId, ProducerEpoch, TopicId};
@@ -294,12 +298,52 @@ pub struct Poisoned {
 }
 
 impl Poisoned {
-    pub(crate) fn io(doing: &str, path: &std::path::Path, error: &io::Error) -> Self {
-        Self { reason: format!("cannot {doing} {}: {error}", path.display()).into() }
-    }
-
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         ErrorKind::Unavailable
     }
+}
+
+/// Why what is durable in the WAL was not carried into fragments, or not described by a checkpoint.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FlushError {
+    /// There is no space. Nothing is lost: the WAL and the memory go on holding it, and it is tried again.
+    #[error("the disk is full: cannot {doing} {}", path.display())]
+    StorageFull {
+        /// What was tried.
+        doing: &'static str,
+        /// With which file.
+        path: PathBuf,
+    },
+    /// Nothing can be tried again.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+impl FlushError {
+    /// A failed call to the disk. (Never of a sync: that is [`sync`](Self::sync).)
+    pub(crate) fn io(doing: &'static str, path: &Path, error: &io::Error) -> Self {
+        if is_full(error) {
+            return FlushError::StorageFull { doing, path: path.to_owned() };
+        }
+        Poisoned { reason: format!("cannot {doing} {}: {error}", path.display()).into() }.into()
+    }
+
+    /// A failed sync: whatever the reason, nobody knows what became of the bytes.
+    pub(crate) fn sync(path: &Path, error: &io::Error) -> Self {
+        Poisoned { reason: format!("cannot sync {}: {error}", path.display()).into() }.into()
+    }
+
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            FlushError::StorageFull { .. } => ErrorKind::StorageFull,
+            FlushError::Poisoned(poisoned) => poisoned.kind(),
+        }
+    }
+}
+
+/// Whether space is all that lacks: nothing was stored, and it may be tried again.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

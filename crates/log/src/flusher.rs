@@ -14,7 +14,7 @@ use goulette_types::{Offset, Timestamp};
 use crate::{
     checkpoint::FragmentState,
     engine::Engine,
-    error::Poisoned,
+    error::{FlushError, Poisoned},
     fragment::{Fragment, Stored},
     lock,
     partition::{Kept, Partition, State},
@@ -84,6 +84,11 @@ impl FlushQueue {
         self.changed.notify_one();
     }
 
+    /// Hurrying does not help: what ages takes its time.
+    fn calm(&self) {
+        lock(&self.lists).hurry = false;
+    }
+
     /// Nobody is flushed from here on, and what waits is let go: a partition holds the engine, and that the queue.
     pub(crate) fn stop(&self) {
         *lock(&self.lists) = Lists { stopped: true, ..Lists::default() };
@@ -124,9 +129,18 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The flusher's thread: goes on until the queue is stopped or something fails.
 pub(crate) fn run(engine: &Engine) {
     while let Some(partition) = engine.flush_queue.next(engine) {
-        if let Err(Poisoned { reason }) = partition.flush() {
-            engine.poison(reason);
-            return;
+        match partition.flush() {
+            Ok(()) => {}
+            // It stays in memory, and is tried again after a pause.
+            Err(FlushError::StorageFull { .. }) => {
+                lock(partition.state()).queued = Some(Urgency::Aging);
+                engine.flush_queue.push(partition, Urgency::Aging, engine.env.clock.now());
+                engine.flush_queue.calm();
+            }
+            Err(FlushError::Poisoned(Poisoned { reason })) => {
+                engine.poison(reason);
+                return;
+            }
         }
     }
 }
@@ -134,8 +148,10 @@ pub(crate) fn run(engine: &Engine) {
 impl Partition {
     /// Writes all batches that are durable now and not in their fragment yet. They are not synced.
     ///
-    /// An error means that the engine must be poisoned.
-    pub(crate) fn flush(self: &Arc<Self>) -> Result<(), Poisoned> {
+    /// # Errors
+    /// [`FlushError::StorageFull`]: what was not written stays in memory, for another time. After any other the engine
+    /// must be poisoned.
+    pub(crate) fn flush(self: &Arc<Self>) -> Result<(), FlushError> {
         let _one_at_a_time = lock(&self.flushing);
         // Not what comes meanwhile: whoever waits for this would follow a busy producer for ever.
         let goal = self.end();
@@ -155,7 +171,7 @@ impl Partition {
             let fragment = self.fragment_for(first)?;
             fragment
                 .append(&*self.engine().env.disk, &run)
-                .map_err(|error| Poisoned::io("write", fragment.path(), &error))?;
+                .map_err(|error| FlushError::io("write", fragment.path(), &error))?;
             let bytes = run.iter().map(|stored| stored.batch.encoded_bytes()).sum();
             let next = last.batch.next_offset();
             lock(self.state()).note_flushed(&run, fragment, next, bytes);
@@ -165,7 +181,7 @@ impl Partition {
     }
 
     /// The fragment that holds the batch: the last one, or a new one, for which the last one is sealed.
-    fn fragment_for(&self, first: &Stored) -> Result<Arc<Fragment>, Poisoned> {
+    fn fragment_for(&self, first: &Stored) -> Result<Arc<Fragment>, FlushError> {
         let last = lock(self.state()).fragments.last().cloned();
         if let Some(last) = last {
             if last.state.number == first.fragment {
@@ -174,7 +190,7 @@ impl Partition {
             if !last.state.sealed {
                 last.fragment
                     .seal(&*self.engine().env.disk)
-                    .map_err(|error| Poisoned::io("seal", last.fragment.path(), &error))?;
+                    .map_err(|error| FlushError::io("seal", last.fragment.path(), &error))?;
                 let mut state = lock(self.state());
                 state.fragments.last_mut().expect("it was there and stays").state.sealed = true;
             }

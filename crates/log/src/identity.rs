@@ -121,10 +121,10 @@ impl Identity {
         };
         let mut bytes = serde_json::to_vec_pretty(&stored).expect("strings and numbers are JSON");
         bytes.push(b'\n');
-        replace_file(&*env.disk, dir, FILE, &bytes).map_err(|source| OpenError::Io {
+        replace_file(&*env.disk, dir, FILE, &bytes).map_err(|error| OpenError::Io {
             doing: "write",
             path: dir.join(FILE),
-            source,
+            source: std::io::Error::other(error),
         })
     }
 }

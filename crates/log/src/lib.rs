@@ -47,7 +47,7 @@ pub use append::{AppendDone, Appended};
 pub use applier::PositionDone;
 pub use engine::PoisonListener;
 pub use epochs::EpochStart;
-pub use error::{AppendError, ChangeError, OpenError, Poisoned, ReadError};
+pub use error::{AppendError, ChangeError, FlushError, OpenError, Poisoned, ReadError};
 pub use goulette_wal::{SyncPolicy, WalOptions, WalStats};
 pub use identity::{Identity, OtherCluster};
 pub use inspect::{Contents, Damage, Dumped, InspectError, Inspection, PartitionFacts, Selection, Verified, WalFacts};

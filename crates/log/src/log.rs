@@ -20,7 +20,7 @@ use crate::{
     checkpointer,
     engine::{Engine, PoisonListener},
     entry::{Head, Kind},
-    error::{ChangeError, OpenError, Poisoned},
+    error::{ChangeError, FlushError, OpenError, Poisoned},
     flusher,
     identity::{self, Identity, OtherCluster},
     lock,
@@ -87,10 +87,10 @@ impl Log {
         let aside = tidy::set_aside_unknown(engine);
         let topics = engine.topics_dir();
         report.set_aside.extend(aside.map_err(|source| OpenError::Io { doing: "tidy", path: topics, source })?);
-        let stopped = |Poisoned { reason }: Poisoned| OpenError::Io {
+        let stopped = |error: FlushError| OpenError::Io {
             doing: "write a checkpoint in",
             path: engine.dir.clone(),
-            source: std::io::Error::other(reason.to_string()),
+            source: std::io::Error::other(error.to_string()),
         };
         if report.lost.is_some() {
             // In this order: once the checkpoint is written the loss is not found again.
@@ -229,16 +229,16 @@ impl Log {
     /// Writes everything durable to its fragment. The background does this; tests without one call it.
     ///
     /// # Errors
-    /// The engine is poisoned, now or before.
-    pub fn flush(&self) -> Result<(), Poisoned> {
+    /// See [`FlushError`].
+    pub fn flush(&self) -> Result<(), FlushError> {
         self.poison_on_error(|| self.engine.partitions().iter().try_for_each(Partition::flush))
     }
 
     /// Takes a checkpoint: the WAL before it is not needed any more.
     ///
     /// # Errors
-    /// The engine is poisoned, now or before.
-    pub fn checkpoint(&self) -> Result<(), Poisoned> {
+    /// See [`FlushError`]; under [`FlushError::StorageFull`] files that waited for a checkpoint may be gone all the same.
+    pub fn checkpoint(&self) -> Result<(), FlushError> {
         self.poison_on_error(|| checkpointer::take(&self.engine, false))
     }
 
@@ -258,8 +258,12 @@ impl Log {
         *lock(&self.engine.retention_listener) = Some(listener);
     }
 
-    fn poison_on_error(&self, act: impl FnOnce() -> Result<(), Poisoned>) -> Result<(), Poisoned> {
-        act().inspect_err(|poisoned| self.engine.poison(poisoned.reason.clone()))
+    fn poison_on_error(&self, act: impl FnOnce() -> Result<(), FlushError>) -> Result<(), FlushError> {
+        act().inspect_err(|error| {
+            if let FlushError::Poisoned(Poisoned { reason }) = error {
+                self.engine.poison(reason.clone());
+            }
+        })
     }
 
     /// Has `listener` called once, from any thread, when the engine is poisoned; at once if it is already. The process
@@ -293,8 +297,8 @@ impl Log {
     /// length: the next opening has nothing to replay. Further calls do nothing.
     ///
     /// # Errors
-    /// The engine is poisoned; the next opening recovers.
-    pub fn close(&self) -> Result<(), Poisoned> {
+    /// The engine is poisoned, or the disk too full; the next opening recovers.
+    pub fn close(&self) -> Result<(), FlushError> {
         if lock(&self.lock).is_none() {
             return Ok(());
         }
@@ -305,11 +309,15 @@ impl Log {
         };
         let outcome = self.poison_on_error(|| {
             closed?;
-            for partition in self.engine.partitions() {
+            // What there is no space for is not cut either: a checkpoint still spares the next opening most of the WAL.
+            let cut = self.engine.partitions().iter().try_for_each(|partition| {
                 partition.flush()?;
-                partition.cut_last()?;
+                partition.cut_last()
+            });
+            match cut {
+                Err(error @ FlushError::Poisoned(_)) => Err(error),
+                _ => checkpointer::take(&self.engine, true),
             }
-            checkpointer::take(&self.engine, true)
         });
         self.engine.forget_partitions();
         *lock(&self.lock) = None;

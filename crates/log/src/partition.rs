@@ -18,7 +18,7 @@ use crate::{
     checkpoint::{FragmentState, PartitionState},
     engine::Engine,
     epochs::{EpochStart, Epochs},
-    error::{AppendError, Poisoned},
+    error::{AppendError, FlushError},
     flusher::Urgency,
     fragment::{Fragment, Stored},
     lock,
@@ -310,14 +310,14 @@ impl Partition {
     }
 
     /// Cuts the last fragment to its valid bytes, as a former life may have left more.
-    pub(crate) fn cut_last(&self) -> Result<(), Poisoned> {
+    pub(crate) fn cut_last(&self) -> Result<(), FlushError> {
         let last = lock(&self.state).fragments.last().map(|kept| kept.fragment.clone());
         let Some(fragment) = last else { return Ok(()) };
-        fragment.cut(&*self.engine.env.disk).map_err(|error| Poisoned::io("cut", fragment.path(), &error))
+        fragment.cut(&*self.engine.env.disk).map_err(|error| FlushError::io("cut", fragment.path(), &error))
     }
 
     /// If the last fragment has lost valid bytes, fills their place and goes on in another fragment.
-    pub(crate) fn leave_damage(&self) -> Result<(), Poisoned> {
+    pub(crate) fn leave_damage(&self) -> Result<(), FlushError> {
         let last = lock(&self.state).fragments.last().map(|kept| kept.fragment.clone());
         let Some(fragment) = last else { return Ok(()) };
         let disk = &*self.engine.env.disk;
@@ -327,7 +327,7 @@ impl Partition {
             }
             Ok(lost)
         });
-        if sealed.map_err(|error| Poisoned::io("mend", fragment.path(), &error))? {
+        if sealed.map_err(|error| FlushError::io("mend", fragment.path(), &error))? {
             let mut state = lock(&self.state);
             state.active = None;
             state.names_unsynced = true;

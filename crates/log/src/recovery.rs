@@ -24,7 +24,7 @@ use crate::{
     codec::Reader,
     engine::{Engine, boot_id},
     entry::{Head, Kind},
-    error::{OpenError, Poisoned},
+    error::{FlushError, OpenError},
     fragment::{self, Stored, read_file},
     lock,
     partition::Partition,
@@ -55,6 +55,7 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
     let mut report = RecoveryReport::default();
     let checkpoint = read_checkpoint(engine, &mut report)?;
     let position = checkpoint.position;
+    engine.set_checkpointed(position);
     restore(engine, checkpoint, &mut report)?;
     let mut replay = Replay {
         engine,
@@ -112,7 +113,7 @@ fn first_checkpoint(engine: &Engine, report: &mut RecoveryReport) -> Result<Chec
     Ok(checkpoint)
 }
 
-fn not_writable(engine: &Engine, error: &Poisoned) -> OpenError {
+fn not_writable(engine: &Engine, error: &FlushError) -> OpenError {
     OpenError::NotWritable { dir: engine.dir.clone(), source: io::Error::other(error.to_string()) }
 }
 
@@ -293,7 +294,7 @@ impl Replay<'_> {
 
     fn delete(&mut self, id: TopicId, name: TopicName) -> Result<(), OpenError> {
         for partition in self.engine.remove_topic(DeletedTopic { id, name }) {
-            partition.flush().map_err(|error| not_writable(self.engine, &error))?;
+            carry(self.engine, &partition)?;
         }
         Ok(())
     }
@@ -316,7 +317,7 @@ impl Replay<'_> {
     fn flush(&mut self) -> Result<(), OpenError> {
         for id in self.touched.drain() {
             if let Some(partition) = self.engine.partition(id) {
-                partition.flush().map_err(|error| not_writable(self.engine, &error))?;
+                carry(self.engine, &partition)?;
             }
         }
         Ok(())
@@ -334,6 +335,15 @@ impl Replay<'_> {
             self.lose(lost);
         }
         Ok(())
+    }
+}
+
+/// Writes what was replayed of a partition to its fragments. On a full disk it stays in memory: that is no more than what
+/// had never reached a fragment before, as what had has its place.
+fn carry(engine: &Engine, partition: &Arc<Partition>) -> Result<(), OpenError> {
+    match partition.flush() {
+        Ok(()) | Err(FlushError::StorageFull { .. }) => Ok(()),
+        Err(error) => Err(not_writable(engine, &error)),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     applier::Tag,
     engine::Engine,
     entry::{Head, Kind},
-    error::{ChangeError, Poisoned},
+    error::{ChangeError, FlushError},
     fragment::Fragment,
     lock,
     partition::{Kept, Partition, State},
@@ -172,11 +172,11 @@ impl Partition {
 
     /// Removes files of fragments that a durable checkpoint has no more. A reader that has one open reads on in it, and
     /// one that comes too late finds that the start has moved: no other fragment ever gets the name.
-    pub(crate) fn unlink(&self, removed: &[Arc<Fragment>]) -> Result<(), Poisoned> {
+    pub(crate) fn unlink(&self, removed: &[Arc<Fragment>]) -> Result<(), FlushError> {
         for fragment in removed {
             fragment
                 .unlink(&*self.engine().env.disk)
-                .map_err(|error| Poisoned::io("remove", fragment.path(), &error))?;
+                .map_err(|error| FlushError::io("remove", fragment.path(), &error))?;
         }
         // It has only grown since, at its end.
         lock(self.state()).removed.drain(..removed.len());

@@ -8,6 +8,7 @@ mod support;
 
 mod append;
 mod crash;
+mod full;
 mod inspect;
 mod loss;
 mod real_disk;
