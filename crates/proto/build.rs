@@ -4,6 +4,13 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message;
 
+/// etcd's own interface (see NOTICE there): its packages find each other as sibling modules.
+const ETCD: [&str; 4] = [
+    "etcdserverpb/raft_internal.proto",
+    "leasepb/lease.proto",
+    "v3lockpb/v3lock.proto",
+    "v3electionpb/v3election.proto",
+];
 const FILES: [&str; 3] = ["goulette/v1/common.proto", "goulette/v1/sentinel.proto", "goulette/v1/broker.proto"];
 
 #[allow(clippy::disallowed_methods, reason = "a build script writes its output")]
@@ -13,5 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("goulette.v1.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let etcd = protox::compile(ETCD, ["proto/etcd"])?;
+    fs::write(out.join("etcd.bin"), etcd.encode_to_vec())?;
+    tonic_prost_build::configure().bytes(".").compile_fds(etcd)?;
     Ok(())
 }

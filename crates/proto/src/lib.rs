@@ -18,6 +18,41 @@ pub mod pb {
     tonic::include_proto!("goulette.v1");
 }
 
+/// The generated messages, clients and servers of etcd's v3 interface, one module per package of etcd's.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    rustdoc::all,
+    reason = "generated from the .proto files, which carry the comments"
+)]
+pub mod etcd {
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
+    pub mod authpb {
+        tonic::include_proto!("authpb");
+    }
+    pub mod membershippb {
+        tonic::include_proto!("membershippb");
+    }
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
+    pub mod leasepb {
+        tonic::include_proto!("leasepb");
+    }
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
+    }
+
+    /// The encoded file descriptors of these packages, for gRPC reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd.bin"));
+}
+
 /// The encoded file descriptors of `goulette.v1`, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/goulette.v1.bin"));
 

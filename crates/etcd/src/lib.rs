@@ -1,0 +1,13 @@
+//! An etcd v3 server: what programs that we did not write expect of etcd 3.6, on our disk format and our log.
+//!
+//! It refuses to know what its keys are for: queues, topics and brokers do not occur here. It runs inside a sentinel, or
+//! alone as `goulette etcd`.
+//!
+//! Reading order: [`consensus`] (how members agree, and the door through which agreed entries come back), [`store`]
+//! (revisions, transactions and history: etcd's MVCC with etcd's own buckets as tables), then `service` (one file per
+//! gRPC service) and [`error`] (etcd's refusals, letter by letter).
+
+pub mod consensus;
+pub mod error;
+
+pub use error::EtcdError;
