@@ -12,20 +12,29 @@ mod commands;
 mod exit;
 mod output;
 mod progress;
+mod settings;
 mod signals;
 
 use std::{env, process::ExitCode, thread};
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use cli::Cli;
 use exit::{Code, Failure};
+use settings::Settings;
 use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
     let mut command = Cli::command();
     // Fills in what subcommands inherit, so that the normaliser knows every flag.
     command.build();
-    let cli = match Cli::try_parse_from(argv::normalise(env::args_os(), &command)) {
+    let argv = argv::normalise(env::args_os(), &command);
+    let command = match Settings::gather(&argv, &command, &|name| env::var_os(name)) {
+        Ok(Some((role, settings))) => settings.as_defaults(Cli::command(), &role),
+        Ok(None) => Cli::command(),
+        Err(error) => return report(&Failure::usage(error)),
+    };
+    let parsed = command.try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(told) => {
             // Help and version are answers, everything else is a mistake. A reader that has gone away is content.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use goulette_types::BrokerId;
 
-use super::{AdminAddress, HostPort, ListenAddress, LoggingFlags, SyncChoice};
+use super::{AdminAddress, ConfigFlag, HostPort, ListenAddress, LoggingFlags, SyncChoice};
 
 #[derive(Args, Debug)]
 pub(crate) struct BrokerFlags {
@@ -44,6 +44,9 @@ pub(crate) struct BrokerFlags {
     /// Largest batch of records, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(1024..=(1 << 29)))]
     pub(crate) batch_bytes_max: u32,
+
+    #[command(flatten)]
+    pub(crate) config: ConfigFlag,
 
     #[command(flatten)]
     pub(crate) logging: LoggingFlags,

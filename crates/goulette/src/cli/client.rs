@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use goulette_client::Compression;
 use goulette_types::{Acks, GroupName, NameError, Offset, Timestamp, TopicName};
 
-use super::{HostPort, LoggingFlags};
+use super::{ConfigFlag, HostPort, LoggingFlags};
 use crate::output::Output;
 
 #[derive(Args, Debug)]
@@ -32,6 +32,9 @@ pub(crate) struct ClientFlags {
 
     #[command(flatten)]
     pub(crate) consumer: ConsumerFlags,
+
+    #[command(flatten)]
+    pub(crate) config: ConfigFlag,
 
     #[command(flatten)]
     pub(crate) logging: LoggingFlags,

@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod broker;
 mod client;
+mod config;
 mod log;
 mod logging;
 mod sentinel;
@@ -16,6 +17,7 @@ pub(crate) use admin::{AddressFlags, LogLevelFlags};
 pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags, StorageFlags, StorageLoads};
 pub(crate) use broker::BrokerFlags;
 pub(crate) use client::{ClientFlags, Mode, Place, PrintField};
+pub(crate) use config::{ConfigCommand, ConfigFlag, ShowFlags};
 pub(crate) use log::{DirFlags, DumpFlags, LogCommand};
 pub(crate) use logging::{LevelSetting, LoggingFlags};
 pub(crate) use sentinel::SentinelFlags;
@@ -62,6 +64,12 @@ pub(crate) enum Command {
     /// Create, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Check a settings file, or show the settings that a role would run with
+    ///
+    /// Flags beat variables, which beat the file that -config names, which beats the defaults. The variable of -log-level is
+    /// GOULETTE_LOG_LEVEL for all roles and GOULETTE_BROKER_LOG_LEVEL for brokers alone.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Look at the data folder of a broker that does not run
     ///
     /// Nothing in the folder is changed; a folder that a broker uses is refused.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use goulette_types::{ClusterId, SentinelId};
 
-use super::{AdminAddress, HostPort, ListenAddress, LoggingFlags};
+use super::{AdminAddress, ConfigFlag, HostPort, ListenAddress, LoggingFlags};
 
 #[derive(Args, Debug)]
 pub(crate) struct SentinelFlags {
@@ -64,6 +64,9 @@ pub(crate) struct SentinelFlags {
     /// Folder of the embedded etcd
     #[arg(long, value_name = "FOLDER", default_value = "default.etcd", help_heading = "etcd")]
     pub(crate) etcd_data_dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) config: ConfigFlag,
 
     #[command(flatten)]
     pub(crate) logging: LoggingFlags,

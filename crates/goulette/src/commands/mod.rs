@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod broker;
 mod client;
+mod config;
 mod log;
 mod sentinel;
 mod service;
@@ -23,6 +24,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Sentinel(flags) => sentinel::run(flags).await,
         Command::Client(flags) => client::run(flags).await,
         Command::Topic(command) => topic::run(command).await,
+        Command::Config(command) => config::run(command),
         Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command).await,
         Command::Health(flags) => admin::health(flags).await,
