@@ -1,7 +1,7 @@
-//! The checkpoint: all that recovery needs to know of the log up to one WAL position, in one file.
+//! The checkpoint: all that recovery needs to know of the log up to one WAL position.
 //!
-//! The file is a sequence of blocks. Today it holds one full block, written anew each time; the block's kind leaves room
-//! for blocks that only carry the partitions that changed. Layout: `docs/formats/checkpoint.md`.
+//! Here are its contents and their bytes; how they stand in the file is [`checkpoint_file`](crate::checkpoint_file)'s
+//! affair. Layout: `docs/formats/checkpoint.md`.
 
 use std::collections::VecDeque;
 
@@ -12,23 +12,20 @@ use goulette_types::{
 use goulette_wal::WalPosition;
 
 use crate::{
+    checkpoint_file::VERSION,
     codec::{Reader, Short, put_text},
     epochs::EpochStart,
     producers::{ProducerState, StoredBatch},
 };
 
-const MAGIC: u32 = u32::from_be_bytes(*b"GLCK");
-/// The version written, and the highest that is read.
-pub(crate) const VERSION: u16 = 1;
-const FULL: u16 = 1;
-/// Magic, version, kind, payload bytes and CRC.
-const BLOCK_HEAD_BYTES: usize = 16;
-
-/// The state of all partitions when the WAL ended at `position`, or a little later: never earlier.
+/// The state of partitions when the WAL ended at `position`, or a little later: never earlier. Of all of them, or in a delta
+/// of those that changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Checkpoint {
     /// Recovery replays the WAL from here; none before there is a WAL.
     pub(crate) position: Option<WalPosition>,
+    /// The WAL that the position is of; none before there is one.
+    pub(crate) wal: Option<u128>,
     /// When it was taken.
     pub(crate) taken: Timestamp,
     /// Appends behind it may be acknowledged before they are synced: the machine's boot id, empty if unknown. None
@@ -83,68 +80,33 @@ pub(crate) struct FragmentState {
     pub(crate) max_timestamp: Timestamp,
 }
 
-/// Why bytes are not a checkpoint.
+/// Why a file is not a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CheckpointError {
     #[error("version {found} is newer than {VERSION}")]
     Newer { found: u16 },
-    #[error("{0}")]
-    Damaged(&'static str),
+    #[error("{reason} (byte {position})")]
+    Damaged { position: u64, reason: &'static str },
 }
 
-impl From<Short> for CheckpointError {
+/// Why bytes whose checksum is right are not what a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+impl From<Short> for Malformed {
     fn from(_: Short) -> Self {
-        CheckpointError::Damaged("a field reaches past the end, or is no name")
+        Malformed("a field reaches past the end, or is no name")
     }
 }
 
 impl Checkpoint {
-    /// The file's bytes.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![0; BLOCK_HEAD_BYTES];
-        self.encode_payload(&mut out);
-        let payload_bytes = u32::try_from(out.len() - BLOCK_HEAD_BYTES).expect("a checkpoint is smaller than 4 GiB");
-        out[..4].copy_from_slice(&MAGIC.to_be_bytes());
-        out[4..6].copy_from_slice(&VERSION.to_be_bytes());
-        out[6..8].copy_from_slice(&FULL.to_be_bytes());
-        out[8..12].copy_from_slice(&payload_bytes.to_be_bytes());
-        let crc = checksum(&out);
-        out[12..16].copy_from_slice(&crc.to_be_bytes());
-        out
-    }
-
-    /// Reads what [`encode`](Self::encode) wrote.
-    pub(crate) fn decode(file: &[u8]) -> Result<Checkpoint, CheckpointError> {
-        let mut reader = Reader::new(file);
-        if reader.u32()? != MAGIC {
-            return Err(CheckpointError::Damaged("it does not begin with GLCK"));
-        }
-        // Before the checksum: a later version may compute it otherwise, and deserves the clearer message.
-        let version = reader.u16()?;
-        if version > VERSION {
-            return Err(CheckpointError::Newer { found: version });
-        }
-        let kind = reader.u16()?;
-        let payload_bytes = reader.u32()? as usize;
-        let crc = reader.u32()?;
-        if version == 0 || kind != FULL || payload_bytes != reader.rest().len() {
-            return Err(CheckpointError::Damaged("it is not one full block"));
-        }
-        if checksum(file) != crc {
-            return Err(CheckpointError::Damaged("its checksum does not match"));
-        }
-        let checkpoint = decode_payload(&mut reader)?;
-        if !reader.is_empty() {
-            return Err(CheckpointError::Damaged("bytes are left behind the last field"));
-        }
-        Ok(checkpoint)
-    }
-
-    fn encode_payload(&self, out: &mut Vec<u8>) {
+    /// Appends a block's payload.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         // Segments are numbered from 1.
         let position = self.position.unwrap_or(WalPosition { segment: 0, offset: 0 });
         put_u64(out, position.segment);
         put_u32(out, position.offset);
+        out.extend_from_slice(&self.wal.unwrap_or(0).to_be_bytes());
         put_i64(out, self.taken.0);
         out.push(self.relaxed.is_some().into());
         put_text(out, self.relaxed.as_deref().unwrap_or_default());
@@ -158,16 +120,22 @@ impl Checkpoint {
             partition.encode(out);
         }
     }
+
+    /// Reads what [`encode`](Self::encode) appended.
+    pub(crate) fn decode_payload(payload: &[u8]) -> Result<Checkpoint, Malformed> {
+        let mut reader = Reader::new(payload);
+        let checkpoint = decode_payload(&mut reader)?;
+        if !reader.is_empty() {
+            return Err(Malformed("bytes are left behind the last field"));
+        }
+        Ok(checkpoint)
+    }
 }
 
-/// The CRC-32C of a block, its own field left out.
-fn checksum(block: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&block[..12]), &block[BLOCK_HEAD_BYTES..])
-}
-
-fn decode_payload(reader: &mut Reader<'_>) -> Result<Checkpoint, CheckpointError> {
+fn decode_payload(reader: &mut Reader<'_>) -> Result<Checkpoint, Malformed> {
     let position = WalPosition { segment: reader.u64()?, offset: reader.u32()? };
     let position = Some(position).filter(|position| position.segment > 0);
+    let wal = Some(reader.u128()?).filter(|&wal| wal != 0);
     let taken = Timestamp(reader.i64()?);
     let (is_relaxed, boot) = (reader.u8()? != 0, reader.text()?.to_owned());
     let mut deleted = Vec::new();
@@ -179,7 +147,7 @@ fn decode_payload(reader: &mut Reader<'_>) -> Result<Checkpoint, CheckpointError
     for _ in 0..reader.count(66)? {
         partitions.push(PartitionState::decode(reader)?);
     }
-    Ok(Checkpoint { position, taken, relaxed: is_relaxed.then_some(boot), partitions, deleted })
+    Ok(Checkpoint { position, wal, taken, relaxed: is_relaxed.then_some(boot), partitions, deleted })
 }
 
 impl PartitionState {
@@ -211,7 +179,7 @@ impl PartitionState {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, CheckpointError> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let id = PartitionId { topic: TopicId(reader.u128()?), index: PartitionIndex(reader.u32()?) };
         let topic = name(reader)?;
         let (start, next, committed) = (offset(reader)?, offset(reader)?, offset(reader)?);
@@ -220,12 +188,19 @@ impl PartitionState {
         for _ in 0..reader.count(46)? {
             fragments.push(FragmentState::decode(reader)?);
         }
+        let in_order = |two: &[FragmentState]| two[0].number < two[1].number && two[0].base < two[1].base;
+        if !fragments.windows(2).all(in_order) || fragments.last().is_some_and(|last| last.number >= fragment_next) {
+            return Err(Malformed("the fragments of a partition are not in order"));
+        }
+        if start > next || fragments.last().is_some_and(|last| last.base > next) {
+            return Err(Malformed("a partition starts, or a fragment begins, behind the partition's end"));
+        }
         let mut epochs = Vec::new();
         for _ in 0..reader.count(12)? {
             epochs.push(EpochStart { epoch: LeaderEpoch(reader.u32()?), start: offset(reader)? });
         }
         if epochs.last().is_some_and(|last| last.start >= next) {
-            return Err(CheckpointError::Damaged("an epoch begins behind its partition's end"));
+            return Err(Malformed("an epoch begins behind its partition's end"));
         }
         let mut producers = Vec::new();
         for _ in 0..reader.count(38)? {
@@ -253,16 +228,16 @@ impl FragmentState {
         put_i64(out, self.max_timestamp.0);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, CheckpointError> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (number, base, length) = (reader.u32()?, offset(reader)?, reader.u64()?);
         let (flags, state) = (reader.u8()?, reader.u8()?);
         if flags & !SEALED != 0 || state != 0 {
-            return Err(CheckpointError::Damaged("a fragment has an unknown state"));
+            return Err(Malformed("a fragment has an unknown state"));
         }
         Ok(Self {
             number,
             base,
-            length: u32::try_from(length).map_err(|_| CheckpointError::Damaged("a fragment is longer than 4 GiB"))?,
+            length: u32::try_from(length).map_err(|_| Malformed("a fragment is longer than 4 GiB"))?,
             sealed: flags & SEALED != 0,
             first_append: Timestamp(reader.i64()?),
             last_append: Timestamp(reader.i64()?),
@@ -284,7 +259,7 @@ fn encode_producer(producer: &ProducerState, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_producer(reader: &mut Reader<'_>) -> Result<ProducerState, CheckpointError> {
+fn decode_producer(reader: &mut Reader<'_>) -> Result<ProducerState, Malformed> {
     let id = ProducerId(reader.u64()?);
     let epoch = ProducerEpoch(reader.u16()?);
     let last_used = Timestamp(reader.i64()?);
@@ -300,10 +275,10 @@ fn name<N: std::str::FromStr>(reader: &mut Reader<'_>) -> Result<N, Short> {
     reader.text()?.parse().map_err(|_| Short)
 }
 
-fn offset(reader: &mut Reader<'_>) -> Result<Offset, CheckpointError> {
+fn offset(reader: &mut Reader<'_>) -> Result<Offset, Malformed> {
     let offset = Offset(reader.u64()?);
     if offset > Offset::MAX {
-        return Err(CheckpointError::Damaged("an offset is beyond 2^63"));
+        return Err(Malformed("an offset is beyond 2^63"));
     }
     Ok(offset)
 }
@@ -325,12 +300,12 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn checkpoint() -> Checkpoint {
+    pub(crate) fn checkpoint() -> Checkpoint {
         let stored = |base_sequence, last_sequence, offset| StoredBatch {
             epoch: ProducerEpoch(4),
             base_sequence,
@@ -364,6 +339,7 @@ mod tests {
         };
         Checkpoint {
             position: Some(WalPosition { segment: 12, offset: 4096 }),
+            wal: Some(0x1122_3344),
             taken: Timestamp(99),
             relaxed: Some("boot".into()),
             partitions: vec![partition(0), partition(1)],
@@ -371,28 +347,20 @@ mod tests {
         }
     }
 
+    fn encoded(checkpoint: &Checkpoint) -> Vec<u8> {
+        let mut payload = Vec::new();
+        checkpoint.encode(&mut payload);
+        payload
+    }
+
     #[test]
-    fn a_checkpoint_reads_back() {
+    fn a_payload_reads_back_and_none_that_is_cut_does() {
         for checkpoint in [checkpoint(), Checkpoint::default()] {
-            assert_eq!(Checkpoint::decode(&checkpoint.encode()), Ok(checkpoint));
-        }
-    }
-
-    #[test]
-    fn a_newer_version_is_named() {
-        let mut file = checkpoint().encode();
-        file[5] = 9;
-        assert_eq!(Checkpoint::decode(&file), Err(CheckpointError::Newer { found: 9 }));
-    }
-
-    #[test]
-    fn any_changed_or_missing_byte_is_noticed() {
-        let file = checkpoint().encode();
-        for changed in 0..file.len() {
-            let mut file = file.clone();
-            file[changed] ^= 0x40;
-            assert!(Checkpoint::decode(&file).is_err(), "byte {changed}");
-            assert!(Checkpoint::decode(&file[..changed]).is_err(), "cut at {changed}");
+            let payload = encoded(&checkpoint);
+            assert_eq!(Checkpoint::decode_payload(&payload), Ok(checkpoint));
+            for cut in 0..payload.len() {
+                assert!(Checkpoint::decode_payload(&payload[..cut]).is_err(), "cut at {cut}");
+            }
         }
     }
 
@@ -400,25 +368,32 @@ mod tests {
     fn an_epoch_behind_its_partitions_end_is_refused() {
         let mut checkpoint = checkpoint();
         checkpoint.partitions[1].epochs[0].start = Offset(900);
-        let refused = Checkpoint::decode(&checkpoint.encode());
-        assert_eq!(refused, Err(CheckpointError::Damaged("an epoch begins behind its partition's end")));
+        let refused = Checkpoint::decode_payload(&encoded(&checkpoint));
+        assert_eq!(refused, Err(Malformed("an epoch begins behind its partition's end")));
+    }
+
+    #[test]
+    fn fragments_out_of_order_are_refused() {
+        let refused = |damage: &dyn Fn(&mut PartitionState)| {
+            let mut checkpoint = checkpoint();
+            damage(&mut checkpoint.partitions[1]);
+            Checkpoint::decode_payload(&encoded(&checkpoint)).is_err()
+        };
+        assert!(refused(&|partition| partition.fragments.reverse()));
+        assert!(refused(&|partition| partition.fragments[1].number = 6));
+        assert!(refused(&|partition| partition.fragments[1].base = Offset(901)));
+        assert!(refused(&|partition| partition.fragment_next = 7));
+        assert!(refused(&|partition| partition.start = Offset(901)));
     }
 
     proptest! {
-        /// With the checksum put right, so that the fields behind it are reached.
         #[test]
-        fn rubbish_never_panics(at in 16usize..400, byte in any::<u8>(), rubbish in prop::collection::vec(any::<u8>(), 0..80)) {
-            let mut file = checkpoint().encode();
-            let at = at.min(file.len());
-            if let Some(target) = file.get_mut(at) {
-                *target = byte;
-            }
-            file.splice(at..(at + rubbish.len()).min(file.len()), rubbish);
-            let payload_bytes = (file.len() - BLOCK_HEAD_BYTES) as u32;
-            file[8..12].copy_from_slice(&payload_bytes.to_be_bytes());
-            let crc = checksum(&file);
-            file[12..16].copy_from_slice(&crc.to_be_bytes());
-            let _ = Checkpoint::decode(&file);
+        fn rubbish_never_panics(at in 0usize..400, byte in any::<u8>(), rubbish in prop::collection::vec(any::<u8>(), 0..80)) {
+            let mut payload = encoded(&checkpoint());
+            let at = at.min(payload.len() - 1);
+            payload[at] = byte;
+            payload.splice(at..(at + rubbish.len()).min(payload.len()), rubbish);
+            let _ = Checkpoint::decode_payload(&payload);
         }
     }
 }

@@ -3,22 +3,15 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use goulette_env::{Disk, OpenMode};
+use goulette_env::Disk;
 
 use crate::{
     checkpoint::{Checkpoint, DeletedTopic},
     engine::Engine,
     error::{FlushError, Poisoned},
     lock,
+    partition::{Captured, Partition},
 };
-
-/// The checkpoint's file in the data directory.
-pub(crate) const FILE: &str = "checkpoint";
-
-/// Writes the checkpoint's file.
-pub(crate) fn write(engine: &Engine, checkpoint: &Checkpoint) -> Result<(), FlushError> {
-    replace_file(&*engine.env.disk, &engine.dir, FILE, &checkpoint.encode())
-}
 
 /// Takes a checkpoint now; with `last`, the one that a clean close leaves behind.
 ///
@@ -26,43 +19,40 @@ pub(crate) fn write(engine: &Engine, checkpoint: &Checkpoint) -> Result<(), Flus
 /// for it can go, and make room. Recovery then begins where it would have begun before. Only a checkpoint for which there
 /// is no space either is an error for now; any other error means that the engine must be poisoned.
 pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
-    let _one_at_a_time = lock(&engine.checkpointing);
+    let mut file = lock(&engine.checkpointing);
     engine.check_poison()?;
     let disk = &*engine.env.disk;
+    let full = file.wants_full();
     // First the position, then the state: what is captured is never older than the position says, and replay skips
     // what it finds in it.
     let mut position = engine.applied();
     let replay_bytes = engine.replay_bytes();
     // Before the partitions: a topic listed as deleted is in no captured state.
     let deleted = lock(&engine.deleted).clone();
-    let partitions = engine.partitions();
-    let mut full = None;
+    let mut partitions = engine.partitions();
+    partitions.retain(|partition| full || partition.is_changed());
+    let mut lacking = None;
     for partition in &partitions {
         match partition.flush() {
-            Err(error @ FlushError::StorageFull { .. }) => full = Some(error),
+            Err(error @ FlushError::StorageFull { .. }) => lacking = Some(error),
             flushed => flushed?,
         }
     }
-    if full.is_some() {
+    if lacking.is_some() {
         position = engine.checkpointed();
     }
-    let captured: Vec<_> = partitions.iter().filter_map(|partition| Some((partition, partition.capture()?))).collect();
-    for (partition, captured) in &captured {
-        for fragment in &captured.fragments {
-            fragment.sync().map_err(|error| FlushError::sync(fragment.path(), &error))?;
-        }
-        if captured.names_unsynced {
-            disk.sync_dir(partition.dir()).map_err(|error| FlushError::sync(partition.dir(), &error))?;
-        }
-    }
+    let captured: Vec<_> =
+        partitions.iter().filter_map(|partition| Some((partition.clone(), partition.capture()?))).collect();
+    sync(engine, &captured)?;
     engine.check_poison()?;
-    let (states, removed): (_, Vec<_>) =
+    let (partitions, removed): (_, Vec<_>) =
         captured.into_iter().map(|(partition, captured)| (captured.state, (partition, captured.removed))).unzip();
-    let taken = engine.wall();
     let relaxed = if last { None } else { engine.relaxed() };
-    write(engine, &Checkpoint { position, taken, relaxed, partitions: states, deleted: deleted.clone() })?;
+    let wal = engine.wal_log();
+    let checkpoint = Checkpoint { position, wal, taken: engine.wall(), relaxed, partitions, deleted: deleted.clone() };
+    file.write(disk, &*engine.env.random, &engine.dir, &checkpoint, full)?;
 
-    if full.is_none() {
+    if lacking.is_none() {
         engine.set_checkpointed(position);
         engine.spare_replay(replay_bytes);
         if let Some(position) = position {
@@ -72,37 +62,28 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
     // The checkpoint is durable and does not know them: no recovery will ask for them.
     for (partition, removed) in &removed {
         partition.unlink(removed)?;
+        partition.release_idle();
     }
     remove_deleted(engine, &deleted)?;
-    if full.is_none() {
+    if lacking.is_none() {
         // No entry that names them is replayed any more.
         lock(&engine.deleted).retain(|topic| !deleted.contains(topic));
     }
-    for partition in &partitions {
-        partition.release_idle();
-    }
-    full.map_or(Ok(()), Err)
+    lacking.map_or(Ok(()), Err)
 }
 
-/// Replaces a small file as a whole: after a crash it holds the old bytes or the new ones, and after this call the new.
-pub(crate) fn replace_file(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> Result<(), FlushError> {
-    let (path, tmp) = (dir.join(name), dir.join(format!("{name}.tmp")));
-    let written = disk.open(&tmp, OpenMode::CreateOrOpen).and_then(|file| {
-        file.set_len(0)?;
-        file.write_all_at(bytes, 0)?;
-        Ok(file)
-    });
-    let file = match written {
-        Ok(file) => file,
-        Err(error) => {
-            // Half of it is of no use to anybody, and takes space. Fine if it cannot be removed: it is overwritten.
-            let _ = disk.remove_file(&tmp);
-            return Err(FlushError::io("write", &tmp, &error));
+/// Makes durable what the captured states speak of: bytes, then names.
+fn sync(engine: &Engine, captured: &[(Arc<Partition>, Captured)]) -> Result<(), FlushError> {
+    for (_, captured) in captured {
+        for fragment in &captured.fragments {
+            fragment.sync().map_err(|error| FlushError::sync(fragment.path(), &error))?;
         }
-    };
-    file.sync_data().map_err(|error| FlushError::sync(&tmp, &error))?;
-    disk.rename(&tmp, &path).map_err(|error| FlushError::io("replace", &path, &error))?;
-    disk.sync_dir(dir).map_err(|error| FlushError::sync(dir, &error))
+    }
+    for (partition, _) in captured.iter().filter(|(_, captured)| captured.names_unsynced) {
+        let synced = engine.env.disk.sync_dir(partition.dir());
+        synced.map_err(|error| FlushError::sync(partition.dir(), &error))?;
+    }
+    Ok(())
 }
 
 /// Removes the files of topics that the checkpoint lists as deleted. Whatever a crash leaves of them the next one

@@ -19,6 +19,7 @@ use goulette_wal::{AppendError as WalRefusal, Entry, Payload, SyncPolicy, Wal, W
 use crate::{
     applier::{ChangeDone, Tag},
     checkpoint::DeletedTopic,
+    checkpoint_file::CheckpointFile,
     entry::Kind,
     error::{ChangeError, Poisoned},
     flusher::FlushQueue,
@@ -49,7 +50,7 @@ pub(crate) struct Engine {
     /// Held while retention looks at the partitions.
     pub(crate) clock_watch: Mutex<ClockWatch>,
     /// Held while a checkpoint is taken: there is one at a time.
-    pub(crate) checkpointing: Mutex<()>,
+    pub(crate) checkpointing: Mutex<CheckpointFile>,
     /// Topics that are gone, but whose files a checkpoint has yet to remove.
     pub(crate) deleted: Mutex<Vec<DeletedTopic>>,
     /// None before the log is recovered and after it is closed.
@@ -57,6 +58,8 @@ pub(crate) struct Engine {
     partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
     /// Bytes of batches that were accepted and are not in their fragment yet.
     unflushed: AtomicUsize,
+    /// The WAL's id, once there is one.
+    wal_log: Mutex<Option<u128>>,
     /// Where the WAL ended when its entries were last applied to the partitions.
     applied: Mutex<Option<WalPosition>>,
     /// From where a recovery would replay the WAL now.
@@ -81,6 +84,7 @@ impl Engine {
             wal: RwLock::new(None),
             partitions: RwLock::default(),
             unflushed: AtomicUsize::new(0),
+            wal_log: Mutex::default(),
             applied: Mutex::default(),
             checkpointed: Mutex::default(),
             replay_bytes: AtomicU64::new(0),
@@ -154,6 +158,11 @@ impl Engine {
 
     // The WAL.
 
+    /// Knows from now on which WAL the checkpoints' positions are of.
+    pub(crate) fn set_wal_log(&self, log: u128) {
+        *lock(&self.wal_log) = Some(log);
+    }
+
     pub(crate) fn set_wal(&self, wal: Option<Wal<Tag>>) -> Option<Wal<Tag>> {
         std::mem::replace(&mut self.wal.write().expect(LOCKS), wal)
     }
@@ -199,6 +208,11 @@ impl Engine {
 
     pub(crate) fn with_wal<R>(&self, act: impl FnOnce(&Wal<Tag>) -> R) -> Option<R> {
         self.wal.read().expect(LOCKS).as_ref().map(act)
+    }
+
+    /// The WAL's id; none while the log is recovered.
+    pub(crate) fn wal_log(&self) -> Option<u128> {
+        *lock(&self.wal_log)
     }
 
     pub(crate) fn applied(&self) -> Option<WalPosition> {

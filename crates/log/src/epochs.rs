@@ -37,6 +37,12 @@ impl Epochs {
         }
     }
 
+    /// Forgets the epochs of which nothing is kept in a log that starts at `start`.
+    pub(crate) fn trim(&mut self, start: Offset) {
+        let behind = self.0.partition_point(|entry| entry.start <= start);
+        self.0.drain(..behind.saturating_sub(1));
+    }
+
     /// The last epoch that wrote anything.
     pub(crate) fn last(&self) -> Option<LeaderEpoch> {
         self.0.last().map(|last| last.epoch)
@@ -74,6 +80,17 @@ mod tests {
         assert_eq!(epochs.entries().len(), 2);
         assert_eq!(epochs.before(Offset(10)).len(), 1);
         assert_eq!(Epochs::default().at(Offset(0)), None);
+    }
+
+    #[test]
+    fn epochs_of_which_nothing_is_kept_are_forgotten() {
+        let mut epochs = epochs(&[(1, 0), (3, 5), (4, 10)]);
+        epochs.trim(Offset(4));
+        assert_eq!(epochs.entries().len(), 3);
+        epochs.trim(Offset(5));
+        assert_eq!((epochs.entries().len(), epochs.at(Offset(5))), (2, Some(LeaderEpoch(3))));
+        epochs.trim(Offset(99));
+        assert_eq!(epochs.last(), Some(LeaderEpoch(4)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use goulette_env::{DiskLock, Env};
 use goulette_types::{BrokerId, ClusterId, ErrorKind, StorageId};
 use serde::{Deserialize, Serialize};
 
-use crate::{checkpointer::replace_file, error::OpenError, fragment::read_file};
+use crate::{checkpoint_file::replace_file, error::OpenError, fragment::read_file};
 
 /// The version of the data directory that is written, and the highest that is read.
 const FORMAT_VERSION: u64 = 1;
@@ -121,10 +121,10 @@ impl Identity {
         };
         let mut bytes = serde_json::to_vec_pretty(&stored).expect("strings and numbers are JSON");
         bytes.push(b'\n');
-        replace_file(&*env.disk, dir, FILE, &bytes).map_err(|error| OpenError::Io {
+        replace_file(&*env.disk, dir, FILE, &bytes).map(drop).map_err(|error| OpenError::Io {
             doing: "write",
             path: dir.join(FILE),
-            source: std::io::Error::other(error),
+            source: io::Error::other(error),
         })
     }
 }

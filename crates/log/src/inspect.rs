@@ -23,7 +23,7 @@ use goulette_wal::{RecoverError, RecoveredEntry, Wal, WalOptions, WalPosition, s
 
 use crate::{
     checkpoint::{Checkpoint, FragmentState, PartitionState},
-    checkpointer,
+    checkpoint_file,
     codec::Reader,
     entry::{Head, Kind},
     epochs::Epochs,
@@ -183,7 +183,7 @@ impl Inspection {
             let path = dir.join(name);
             env.disk.exists(&path).map_err(|source| InspectError::Io { doing: "find", path, source })
         };
-        if !exists(checkpointer::FILE)? && !exists(WAL)? {
+        if !exists(checkpoint_file::FILE)? && !exists(WAL)? {
             return Err(InspectError::NoData { dir: dir.into() });
         }
         // Without the file nobody can hold the lock, and making it would be a change.
@@ -234,7 +234,7 @@ impl Inspection {
 
     /// None if it is damaged: then nobody can tell which bytes of the fragments count.
     fn read_checkpoint(&mut self) -> Option<Checkpoint> {
-        let path = self.dir.join(checkpointer::FILE);
+        let path = self.dir.join(checkpoint_file::FILE);
         let read = read_file(&*self.env.disk, &path).map_err(|error| format!("cannot be read: {error}"));
         let checkpoint = match read.and_then(|file| Checkpoint::decode(&file).map_err(|error| error.to_string())) {
             Ok(checkpoint) => checkpoint,
@@ -269,7 +269,8 @@ impl Inspection {
             orphans: BTreeMap::new(),
         };
         let env = self.env.clone();
-        let recovered = Wal::<()>::recover(&env, &wal_dir, WalOptions::default(), from, &mut |entry| {
+        let options = WalOptions { log: checkpoint.and_then(|checkpoint| checkpoint.wal), ..WalOptions::default() };
+        let recovered = Wal::<()>::recover(&env, &wal_dir, options, from, &mut |entry| {
             self.wal.tail_entries += 1;
             self.wal.tail_bytes += entry.payload.len() as u64;
             if let Err(reason) = replay.apply(self, &entry) {

@@ -33,6 +33,7 @@ mod tidy;
 mod trigger;
 
 mod checkpoint;
+mod checkpoint_file;
 mod codec;
 mod entry;
 mod epochs;

@@ -80,6 +80,8 @@ pub(crate) struct State {
     pub(crate) removed: Vec<Arc<Fragment>>,
     /// The folder has names that were not made durable yet.
     pub(crate) names_unsynced: bool,
+    /// Something is different from what the last checkpoint took.
+    pub(crate) changed: bool,
 }
 
 /// A fragment, and what is valid of it.
@@ -112,7 +114,9 @@ impl Partition {
             producers: Vec::new(),
             positions: Vec::new(),
         };
-        Self::restore(engine, state).expect("no epochs are in order")
+        let partition = Self::restore(engine, state).expect("no epochs are in order");
+        lock(&partition.state).changed = true;
+        partition
     }
 
     /// A partition as a checkpoint describes it; none if its epochs are not in order.
@@ -163,6 +167,7 @@ impl Partition {
                 fragments,
                 removed: Vec::new(),
                 names_unsynced: false,
+                changed: false,
             }),
         })
     }
@@ -270,7 +275,9 @@ impl Partition {
     }
 
     pub(crate) fn set_position(&self, group: GroupName, offset: Offset) {
-        lock(&self.state).positions.insert(group, offset);
+        let mut state = lock(&self.state);
+        state.positions.insert(group, offset);
+        state.changed = true;
     }
 
     /// Refuses appends from now on, as the topic is about to be deleted; with `false` takes that back.
@@ -331,6 +338,7 @@ impl Partition {
             let mut state = lock(&self.state);
             state.active = None;
             state.names_unsynced = true;
+            state.changed = true;
             state.fragments.last_mut().expect("it was there and stays").state.sealed = true;
         }
         Ok(())
@@ -346,6 +354,11 @@ impl Partition {
         Ok(())
     }
 
+    /// Whether the next checkpoint has something to say of the partition.
+    pub(crate) fn is_changed(&self) -> bool {
+        lock(&self.state).changed
+    }
+
     /// The state below `flushed`, which is what the fragments hold; none if the partition is deleted.
     pub(crate) fn capture(&self) -> Option<Captured> {
         let mut state = lock(&self.state);
@@ -357,6 +370,8 @@ impl Partition {
         let end = state.end;
         state.producers.expire(goulette_types::Timestamp(now.0.saturating_sub(expiry_ms)), end);
         let fragments = state.fragments.iter().map(|kept| kept.state).collect::<Vec<_>>();
+        // What is not in its fragment yet is for another checkpoint.
+        state.changed = state.flushed < state.end;
         Some(Captured {
             fragments: state.fragments.iter().map(|kept| kept.fragment.clone()).collect(),
             removed: state.removed.clone(),
@@ -400,6 +415,7 @@ impl State {
             self.producers.settle(producer.id, self.end);
         }
         self.unflushed_bytes += stored.batch.encoded_bytes();
+        self.changed = true;
         self.tail.push_back(stored);
     }
 

@@ -6,21 +6,21 @@
 use std::{
     collections::{BTreeSet, HashSet},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use goulette_env::OpenMode;
+use goulette_env::{Disk, Env, OpenMode};
 use goulette_records::{Batch, Limits};
 use goulette_types::{Offset, PartitionId, TopicId, TopicName};
-use goulette_wal::{RecoverError, RecoveredEntry, Recovery, VisitError, Wal, WalPosition};
+use goulette_wal::{RecoverError, RecoveredEntry, Recovery, VisitError, Wal, WalOptions, WalPosition};
 
 use crate::{
     append::Active,
     applier::Tag,
-    checkpoint::{self, Checkpoint, CheckpointError, DeletedTopic},
-    checkpointer,
+    checkpoint::{Checkpoint, CheckpointError, DeletedTopic},
+    checkpoint_file::{self, CheckpointFile},
     codec::Reader,
     engine::{Engine, boot_id},
     entry::{Head, Kind},
@@ -54,11 +54,12 @@ const REPLAY_BYTES: usize = 16 << 20;
 pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport), OpenError> {
     let mut report = RecoveryReport::default();
     let checkpoint = read_checkpoint(engine, &mut report)?;
-    let position = checkpoint.position;
+    let (position, wal) = (checkpoint.position, checkpoint.wal);
     engine.set_checkpointed(position);
     restore(engine, checkpoint, &mut report)?;
     let mut replay = Replay {
         engine,
+        wal,
         report: &mut report,
         orphans: BTreeSet::new(),
         touched: HashSet::new(),
@@ -72,6 +73,7 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
         let at = format!("{} is corrupt at byte {}", corruption.file.display(), corruption.offset);
         report.lost.get_or_insert(at);
     }
+    engine.set_wal_log(recovery.log());
     if recovery.end.segment > 0 {
         engine.set_applied(recovery.end, report.bytes);
     }
@@ -79,17 +81,17 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
 }
 
 fn read_checkpoint(engine: &Engine, report: &mut RecoveryReport) -> Result<Checkpoint, OpenError> {
-    let path = engine.dir.join(checkpointer::FILE);
-    let file = match read_file(&*engine.env.disk, &path) {
+    let path = engine.dir.join(checkpoint_file::FILE);
+    let file = match read_trusted(&*engine.env.disk, &path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return first_checkpoint(engine, report),
         Err(source) => return Err(OpenError::Io { doing: "read", path, source }),
     };
     let checkpoint = Checkpoint::decode(&file).map_err(|error| match error {
         CheckpointError::Newer { found } => {
-            OpenError::Newer { path, found: found.into(), known: checkpoint::VERSION.into() }
+            OpenError::Newer { path, found: found.into(), known: checkpoint_file::VERSION.into() }
         }
-        CheckpointError::Damaged(reason) => OpenError::Damaged { path, reason: reason.into() },
+        CheckpointError::Damaged { .. } => OpenError::Damaged { path, reason: error.to_string() },
     })?;
     if let Some(boot) = &checkpoint.relaxed
         && (boot.is_empty() || *boot != boot_id(&*engine.env.disk))
@@ -99,16 +101,28 @@ fn read_checkpoint(engine: &Engine, report: &mut RecoveryReport) -> Result<Check
     Ok(checkpoint)
 }
 
+/// Reads a file as the disk has it, whatever the page cache shows.
+fn read_trusted(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    let file = disk.open(path, OpenMode::Read)?;
+    file.sync_data()?;
+    file.drop_cache(0, 0)?;
+    read_file(disk, path)
+}
+
 /// A new directory gets its checkpoint before its WAL: so a WAL without one has lost it.
 fn first_checkpoint(engine: &Engine, report: &mut RecoveryReport) -> Result<Checkpoint, OpenError> {
-    let checkpoint = Checkpoint { taken: engine.wall(), relaxed: engine.relaxed(), ..Checkpoint::default() };
+    let mut checkpoint = Checkpoint { taken: engine.wall(), relaxed: engine.relaxed(), ..Checkpoint::default() };
     let (disk, topics, wal) = (&*engine.env.disk, engine.topics_dir(), engine.wal_dir());
     disk.create_dir_all(&topics).map_err(|source| OpenError::Io { doing: "make", path: topics, source })?;
     let has_wal = disk.exists(&wal).and_then(|exists| Ok(exists && !disk.read_dir(&wal)?.is_empty()));
     if has_wal.map_err(|source| OpenError::Io { doing: "list", path: wal, source })? {
         report.lost = Some("the checkpoint is missing".into());
     } else {
-        checkpointer::write(engine, &checkpoint).map_err(|error| not_writable(engine, &error))?;
+        // So that the WAL gets the id by which the checkpoint knows it, whatever happens between the two.
+        checkpoint.wal = Some(engine.env.random.next_id());
+        let Env { disk, random, .. } = &engine.env;
+        let written = CheckpointFile::default().write(&**disk, &**random, &engine.dir, &checkpoint, true);
+        written.map_err(|error| not_writable(engine, &error))?;
     }
     Ok(checkpoint)
 }
@@ -126,7 +140,7 @@ fn restore(engine: &Arc<Engine>, checkpoint: Checkpoint, report: &mut RecoveryRe
         let last = state.fragments.last().copied();
         let Some(partition) = Partition::restore(engine.clone(), state) else {
             let reason = format!("the epochs of partition {id} are not in order");
-            return Err(OpenError::Damaged { path: engine.dir.join(checkpointer::FILE), reason });
+            return Err(OpenError::Damaged { path: engine.dir.join(checkpoint_file::FILE), reason });
         };
         if let Some(last) = last {
             let path = partition.dir().join(fragment::file_name(last.number, last.base));
@@ -151,7 +165,7 @@ fn replay_wal(replay: &mut Replay<'_>, position: Option<WalPosition>) -> Result<
     let engine = replay.engine;
     let wal_dir = engine.wal_dir();
     let recover = |replay: &mut Replay<'_>, position| {
-        let options = engine.options.wal.clone();
+        let options = WalOptions { log: replay.wal, ..engine.options.wal.clone() };
         Wal::<Tag>::recover(&engine.env, &wal_dir, options, position, &mut |entry| replay.visit(entry))
     };
     let recovered = match recover(replay, position) {
@@ -161,6 +175,7 @@ fn replay_wal(replay: &mut Replay<'_>, position: Option<WalPosition>) -> Result<
             let renamed = engine.env.disk.rename(&wal_dir, &aside).and_then(|()| engine.env.disk.sync_dir(&engine.dir));
             renamed.map_err(|source| OpenError::Io { doing: "set aside", path: wal_dir.clone(), source })?;
             replay.report.set_aside.push(aside);
+            replay.wal = None;
             recover(replay, None)
         }
         recovered => recovered,
@@ -173,6 +188,8 @@ fn replay_wal(replay: &mut Replay<'_>, position: Option<WalPosition>) -> Result<
 
 struct Replay<'a> {
     engine: &'a Arc<Engine>,
+    /// The id of the WAL that the checkpoint speaks of.
+    wal: Option<u128>,
     report: &'a mut RecoveryReport,
     /// Topics that entries name and nobody knows: sound if a later entry says that they were deleted.
     orphans: BTreeSet<TopicId>,

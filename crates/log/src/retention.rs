@@ -217,6 +217,8 @@ impl State {
             return false;
         }
         self.start = removal.start;
+        self.epochs.trim(removal.start);
+        self.changed = true;
         self.removed.extend(self.fragments.drain(..count).map(|kept| kept.fragment));
         true
     }

@@ -21,6 +21,9 @@ pub enum SyncPolicy {
 /// Options of a log; plain data.
 #[derive(Clone, Debug)]
 pub struct WalOptions {
+    /// The log's id, for a caller who knows it from elsewhere: a new log gets it, and segments of another one are refused.
+    /// Without it a new log takes a random one, and the oldest segment is believed.
+    pub log: Option<u128>,
     /// Length of a segment file, a multiple of 4096 from 16 KiB to 1 GiB. May change between two openings.
     pub segment_bytes: u32,
     /// When a group counts as committed.
@@ -42,6 +45,7 @@ pub struct WalOptions {
 impl Default for WalOptions {
     fn default() -> Self {
         Self {
+            log: None,
             segment_bytes: 64 << 20,
             sync: SyncPolicy::Always,
             group_bytes_max: 8 << 20,

@@ -73,8 +73,8 @@ pub struct Recovery {
     pub(crate) env: Env,
     pub(crate) dir: PathBuf,
     pub(crate) options: WalOptions,
-    /// The log's id; none while there is no segment.
-    pub(crate) log: Option<u128>,
+    /// The log's id; of a log that has no segment yet the one that it gets.
+    pub(crate) log: u128,
     /// All segments in the folder.
     pub(crate) segments: BTreeSet<u64>,
     /// The last group read, in full or in part.
@@ -91,6 +91,11 @@ impl fmt::Debug for Recovery {
 }
 
 impl Recovery {
+    /// The id of the log that was read, or that a new one gets.
+    pub fn log(&self) -> u128 {
+        self.log
+    }
+
     /// Lets the log be opened though acknowledged entries are gone: from then on it ends where the sound ones end.
     /// The segments behind the corruption are kept, renamed to `*.lost`.
     pub fn accept_loss(&mut self) {
@@ -146,6 +151,7 @@ pub(crate) fn recover(
         return Err(RecoverError::Options(mistakes));
     }
     let mut recovery = Recovery {
+        log: options.log.unwrap_or_else(|| env.random.next_id()),
         end: WalPosition { segment: 0, offset: 0 },
         torn: None,
         lost: None,
@@ -153,7 +159,6 @@ pub(crate) fn recover(
         env: env.clone(),
         dir: dir.to_owned(),
         options,
-        log: None,
         segments: list(env, dir)?,
         group: 0,
         accepted: false,
@@ -167,8 +172,8 @@ pub(crate) fn recover(
         };
     };
     let first = from.map_or(oldest, |from| from.segment);
-    let tail = open_tail(env, dir, first, &recovery.segments)?;
-    recovery.log = tail.iter().find_map(|found| found.header).map(|header| header.log);
+    let tail = open_tail(env, dir, first, &recovery.segments, recovery.options.log)?;
+    recovery.log = tail.iter().find_map(|found| found.header).map_or(recovery.log, |header| header.log);
     Walk { recovery: &mut recovery, partial: false, from, visit }.run(&tail)?;
     Ok(recovery)
 }
@@ -184,10 +189,15 @@ fn list(env: &Env, dir: &Path) -> Result<BTreeSet<u64>, Failure> {
 }
 
 /// Opens the segments from `first` on and checks that each is what its name says.
-fn open_tail(env: &Env, dir: &Path, first: u64, segments: &BTreeSet<u64>) -> Result<Vec<Found>, RecoverError> {
+fn open_tail(
+    env: &Env,
+    dir: &Path,
+    first: u64,
+    segments: &BTreeSet<u64>,
+    mut log: Option<u128>,
+) -> Result<Vec<Found>, RecoverError> {
     let last = segments.last().copied().unwrap_or(0).max(first);
     let mut tail = Vec::new();
-    let mut log = None;
     // Not over a range of numbers: a name may claim any.
     for (expected, segment) in (first..=last).zip(segments.range(first..).map(Some).chain(std::iter::once(None))) {
         let path = dir.join(segment_name(expected));

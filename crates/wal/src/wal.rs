@@ -146,7 +146,7 @@ impl<T: Send + 'static> Wal<T> {
         });
         let news = Arc::downgrade(&shared);
         let config = PoolConfig {
-            log: recovery.log.unwrap_or_else(|| env.random.next_id()),
+            log: recovery.log,
             env,
             dir: dir.clone(),
             segment_bytes: options.segment_bytes,
