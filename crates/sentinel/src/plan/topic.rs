@@ -11,7 +11,11 @@ use goulette_types::{
 };
 
 use super::{Draft, Step};
-use crate::{RequestError, catalog::Catalog, placement};
+use crate::{
+    RequestError,
+    catalog::Catalog,
+    placement::{Member, Ring},
+};
 
 /// A topic to be made, checked.
 #[derive(Clone, Debug)]
@@ -86,11 +90,15 @@ fn place(draft: &mut Draft<'_>, topic: TopicId, partitions: std::ops::Range<u32>
     let operation = draft.upcoming();
     let first = PartitionIndex(partitions.start);
     let mut load = catalog.live_load();
+    let ring = Ring::new(load.keys().map(|broker| (broker.clone(), Member::default())).collect());
+    let bounds = ring.bounds(partitions.len(), &load);
     let mut brokers = Vec::new();
     for index in partitions.take(draft.room()) {
-        let Some(broker) = placement::choose(&mut load) else { return Err(nobody(catalog)) };
+        let id = PartitionId { topic, index: PartitionIndex(index) };
+        // One replica, whatever factor is wanted, until there is replication.
+        let Some(broker) = ring.place(id, 1, &bounds, &mut load).pop() else { return Err(nobody(catalog)) };
         let record = first_leadership(catalog, &broker, operation)?;
-        draft.put(Entry::Partition(PartitionId { topic, index: PartitionIndex(index) }, record));
+        draft.put(Entry::Partition(id, record));
         brokers.push(broker);
     }
     draft.record(Operation::GenerateTopicReplicas { topic_id: topic, first, brokers });

@@ -143,10 +143,13 @@ async fn two_brokers_share_the_partitions() {
     let (first, second) = (one.live(&mut client).await, two.live(&mut client).await);
     let request = pb::CreateTopicRequest { name: "orders".to_owned(), partitions: 5, ..Default::default() };
     client.create_topic(request).await.unwrap();
-    assert_eq!((first.seen().leads.len(), second.seen().leads.len()), (3, 2));
+    // The topic's id is random, and with it the places; but nobody carries more than a quarter over the mean.
+    let (ones, twos) = (first.seen().leads.len(), second.seen().leads.len());
+    assert!([(3, 2), (2, 3)].contains(&(ones, twos)), "{ones} and {twos}");
     one.die();
     drop(first);
-    let topic = eventually(&mut client, "orders", |topic| topic.partitions[0].leader.is_empty()).await;
-    assert_eq!(topic.partitions.iter().filter(|partition| partition.leader == "b2").count(), 2);
+    let led_by = |topic: &pb::Topic, broker: &str| topic.partitions.iter().filter(|p| p.leader == broker).count();
+    let topic = eventually(&mut client, "orders", |topic| led_by(topic, "") == ones).await;
+    assert_eq!(led_by(&topic, "b2"), twos);
     sentinel.stop().await;
 }
