@@ -11,5 +11,7 @@
 mod auth;
 pub mod consensus;
 pub mod error;
+pub mod lease;
+pub mod store;
 
 pub use error::EtcdError;

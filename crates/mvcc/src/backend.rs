@@ -99,7 +99,7 @@ fn open_existing(disk: &dyn Disk, path: &Path) -> Result<Opened, Failure> {
 }
 
 fn database(path: &Path, file: Box<dyn DiskFile>) -> Result<Database, redb::DatabaseError> {
-    Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(Backend { path: path.to_path_buf(), file })
+    Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(RedbFile::new(path, file))
 }
 
 /// What can go wrong with the file.
@@ -130,18 +130,25 @@ from_redb!(redb::DatabaseError, redb::TransactionError, redb::TableError, redb::
 /// A [`DiskFile`] as redb's storage.
 ///
 /// It takes none of redb's locks: the store holds the lock of the whole folder before the file is opened.
-struct Backend {
+pub struct RedbFile {
     path: PathBuf,
     file: Box<dyn DiskFile>,
 }
 
-impl fmt::Debug for Backend {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("Backend").field(&self.path).finish()
+impl RedbFile {
+    /// The open file `file`, which is found at `path` (for messages only).
+    pub fn new(path: &Path, file: Box<dyn DiskFile>) -> Self {
+        Self { path: path.to_path_buf(), file }
     }
 }
 
-impl redb::StorageBackend for Backend {
+impl fmt::Debug for RedbFile {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("RedbFile").field(&self.path).finish()
+    }
+}
+
+impl redb::StorageBackend for RedbFile {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }

@@ -18,7 +18,7 @@ mod store;
 mod txn;
 mod watch;
 
-pub use backend::FILE_NAME;
+pub use backend::{FILE_NAME, RedbFile};
 pub use error::{OpenError, ReadError, WriteError};
 pub use range::{KeyRange, RangeQuery, RangeResult};
 pub use revision::KeyValue;
