@@ -10,10 +10,10 @@ use std::{
 use goulette_admin_http::AdminServer;
 use goulette_env::Env;
 use goulette_log::{
-    FlushError, Identity, JoinError, Log, OpenError, REMEMBERED_BATCHES, RecoveryReport, RetentionEvent,
+    FlushError, Identity, JoinError, Log, OpenError, REMEMBERED_BATCHES, RecoveryReport, RetentionEvent, SpaceEvent,
 };
 use goulette_logging::{error, info, warn};
-use goulette_types::{ClusterId, Incarnation, PartitionId};
+use goulette_types::{BrokerId, ClusterId, Incarnation, PartitionId};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot},
@@ -196,6 +196,8 @@ fn open(options: &BrokerOptions, env: &Env) -> Result<Log, OpenError> {
         warn!("set aside what nothing refers to, nothing of it was deleted: {}", path.display());
     }
     log.on_retention(Arc::new(say));
+    let broker = options.id.clone();
+    log.on_space(Arc::new(move |event| say_of_space(&broker, event)));
     Ok(log)
 }
 
@@ -213,6 +215,17 @@ fn say(event: &RetentionEvent) {
              started again"
         ),
         RetentionEvent::Resumed => info!("the wall clock is back: records are removed by age again"),
+    }
+}
+
+/// When the disk fills, somebody has to act.
+fn say_of_space(broker: &BrokerId, event: &SpaceEvent) {
+    match event {
+        SpaceEvent::Refusing { free, below } => error!(
+            free,
+            below, "the disk of broker {broker} is full: nothing is stored until there is space; reading goes on"
+        ),
+        SpaceEvent::Accepting { free } => info!(free, "the disk of broker {broker} has space again"),
     }
 }
 

@@ -119,6 +119,14 @@ impl Collector for Lookup {
         let oldest = wal.oldest_unsynced.unwrap_or_default();
         facts.gauge("wal_oldest_unsynced_seconds", "How long the oldest of them has waited", oldest.as_secs_f64())?;
         facts.gauge("wal_full", "1 if there is no space for the next segment, else 0", u64::from(wal.full))?;
+        let space = log.space;
+        facts.gauge(
+            "disk_full",
+            "1 while batches are refused because the disk is full, else 0",
+            u64::from(space.refusing),
+        )?;
+        facts.gauge("disk_free_bytes_min", "Batches are refused while less is free", space.free_bytes_min)?;
+        facts.gauge("disk_ballast_bytes", "Held back for checkpoint and WAL; 0 while given up", space.ballast_bytes)?;
         match node.env.disk.free_bytes(&node.options().data_dir) {
             Ok(free) => facts.gauge("disk_free_bytes", "Free space of the file system that holds the data", free),
             // Absent, and not 0, which would ring an alarm.

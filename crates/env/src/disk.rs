@@ -69,6 +69,9 @@ pub trait Disk: Send + Sync {
 
     /// Bytes that may still be written to the file system that holds `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+
+    /// Bytes that the file system that holds `path` has in all, free or not.
+    fn volume_bytes(&self, path: &Path) -> io::Result<u64>;
 }
 
 /// A held lock; dropping it releases it.

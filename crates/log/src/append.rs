@@ -82,8 +82,8 @@ impl Partition {
         if bytes > MAX_BATCH_BYTES {
             return Err((done, Err(AppendError::TooLarge { bytes })));
         }
-        if !engine.reserve(bytes) {
-            return Err((done, Err(AppendError::Busy)));
+        if let Err(refusal) = engine.reserve(bytes) {
+            return Err((done, Err(refusal)));
         }
         batch.assign(state.next, epoch);
         let appended = engine.wall();
@@ -97,7 +97,7 @@ impl Partition {
                 Ok(())
             }
             Err(refusal) => {
-                engine.give_back(bytes);
+                engine.take_back(bytes);
                 let error = refused(engine, &refusal, bytes);
                 match refusal.into_inner().tag {
                     Tag::Append(appending) => Err((appending.done, Err(error))),
@@ -169,7 +169,7 @@ fn append_payload(partition: &Partition, stored: &Stored, epoch: LeaderEpoch) ->
 fn refused(engine: &Engine, refusal: &WalRefusal<Entry<Tag>>, bytes: usize) -> AppendError {
     match refusal {
         WalRefusal::Busy(_) => AppendError::Busy,
-        WalRefusal::StorageFull(_) => AppendError::StorageFull,
+        WalRefusal::StorageFull(_) => engine.out_of_space(),
         WalRefusal::TooLarge(_) => AppendError::TooLarge { bytes },
         WalRefusal::Poisoned(_) | WalRefusal::Closed(_) => AppendError::Closed { reason: engine.why_closed() },
     }

@@ -50,7 +50,14 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
     let relaxed = if last { None } else { engine.relaxed() };
     let wal = engine.wal_log();
     let checkpoint = Checkpoint { position, wal, taken: engine.wall(), relaxed, partitions, deleted: deleted.clone() };
-    file.write(disk, &*engine.env.random, &engine.dir, &checkpoint, full)?;
+    match file.write(disk, &*engine.env.random, &engine.dir, &checkpoint, full) {
+        // Once more, in full: the ballast is there for this.
+        Err(FlushError::StorageFull { .. }) if engine.space.release_ballast(disk) => {
+            drop(file);
+            return take(engine, last);
+        }
+        written => written?,
+    }
 
     if lacking.is_none() {
         engine.set_checkpointed(position);
@@ -124,11 +131,14 @@ pub(crate) fn run(engine: &Arc<Engine>, stopped: &dyn Fn() -> bool) {
             return;
         }
         // Without the trigger only if something has changed.
-        if (pulled && engine.replay_bytes() >= engine.options.checkpoint_bytes) || engine.applied() != last {
+        if pulled || engine.applied() != last {
             last = engine.applied();
             match take(engine, false) {
                 Ok(()) => {}
-                Err(FlushError::StorageFull { .. }) => last = None,
+                Err(FlushError::StorageFull { .. }) => {
+                    engine.refuse_appends();
+                    last = None;
+                }
                 Err(FlushError::Poisoned(Poisoned { reason })) => {
                     engine.poison(reason);
                     return;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use goulette_env::{Disk, Env, OpenMode};
-use goulette_types::{PartitionId, Timestamp, TopicId, TopicName};
+use goulette_types::{BrokerId, PartitionId, Timestamp, TopicId, TopicName};
 use goulette_wal::{AppendError as WalRefusal, Entry, Payload, SyncPolicy, Wal, WalPosition};
 
 use crate::{
@@ -21,12 +21,13 @@ use crate::{
     checkpoint::DeletedTopic,
     checkpoint_file::CheckpointFile,
     entry::Kind,
-    error::{ChangeError, Poisoned},
+    error::{AppendError, ChangeError, Poisoned},
     flusher::FlushQueue,
     lock,
     options::LogOptions,
     partition::Partition,
     retention::{ClockWatch, RetentionListener},
+    space::{self, Space},
     tail_cache::TailCache,
     trigger::Trigger,
 };
@@ -46,6 +47,9 @@ pub(crate) struct Engine {
     pub(crate) checkpoint_trigger: Trigger,
     /// Pulled only to stop.
     pub(crate) retention_trigger: Trigger,
+    pub(crate) space: Space,
+    /// Pulled only to stop.
+    pub(crate) space_trigger: Trigger,
     pub(crate) retention_listener: Mutex<Option<RetentionListener>>,
     /// Held while retention looks at the partitions.
     pub(crate) clock_watch: Mutex<ClockWatch>,
@@ -71,12 +75,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(env: Env, dir: &Path, options: LogOptions) -> Self {
+    pub(crate) fn new(env: Env, dir: &Path, broker: Option<BrokerId>, options: LogOptions) -> Self {
         Self {
             tail_cache: TailCache::new(options.tail_cache_bytes),
             flush_queue: FlushQueue::default(),
             checkpoint_trigger: Trigger::default(),
             retention_trigger: Trigger::default(),
+            space: Space::new(&*env.disk, dir.join(space::FILE), broker, &options),
+            space_trigger: Trigger::default(),
             retention_listener: Mutex::default(),
             clock_watch: Mutex::new(ClockWatch::new(env.clock.now(), Timestamp(env.clock.wall_ms()))),
             checkpointing: Mutex::default(),
@@ -171,7 +177,9 @@ impl Engine {
     #[allow(clippy::result_large_err, reason = "the entry comes back without an allocation, as from the WAL")]
     pub(crate) fn append_to_wal(&self, entry: Entry<Tag>) -> Result<(), WalRefusal<Entry<Tag>>> {
         match &*self.wal.read().expect(LOCKS) {
-            Some(wal) => wal.append(entry),
+            Some(wal) if entry.kind == Kind::Append as u8 => wal.append(entry),
+            // Small, and more likely than not what makes room again.
+            Some(wal) => wal.append_at_last(entry),
             None => Err(WalRefusal::Closed(entry)),
         }
     }
@@ -248,16 +256,25 @@ impl Engine {
 
     // The budget between append and fragment.
 
-    /// Takes room for a batch; false if the flusher or the checkpoint must catch up first. A batch alone always fits.
-    pub(crate) fn reserve(&self, bytes: usize) -> bool {
+    /// Takes room for a batch, in memory and on the disk. Busy if the flusher or the checkpoint must catch up first; to the
+    /// memory a batch alone always fits.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<(), AppendError> {
         let before = self.unflushed.fetch_add(bytes, Ordering::Relaxed);
+        self.reserve_space(bytes).inspect_err(|_| self.give_back(bytes))?;
         let memory = before == 0 || before + bytes <= self.options.unflushed_bytes_max;
         let wal = self.replay_bytes() < self.options.wal_bytes_max;
         if !memory || !wal {
-            self.unflushed.fetch_sub(bytes, Ordering::Relaxed);
+            self.take_back(bytes);
             self.flush_queue.hurry();
+            return Err(AppendError::Busy);
         }
-        memory && wal
+        Ok(())
+    }
+
+    /// A batch for which there was room was not taken after all.
+    pub(crate) fn take_back(&self, bytes: usize) {
+        self.give_back(bytes);
+        self.return_space(bytes);
     }
 
     /// As [`reserve`](Self::reserve), for what cannot be refused.

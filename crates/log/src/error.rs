@@ -144,9 +144,19 @@ pub enum AppendError {
     /// Too much is waiting for the disk.
     #[error("the disk does not keep up: retry after a pause")]
     Busy,
-    /// The disk is full.
-    #[error("the disk is full: free space, then retry")]
-    StorageFull,
+    /// The disk is full, or nearly.
+    #[error(
+        "the disk of {} is full ({} MiB are free, below {} MiB nothing is stored): free space, or keep less; reading goes on",
+        broker.as_ref().map_or("this log".into(), |broker| format!("broker {broker}")), free >> 20, below >> 20
+    )]
+    StorageFull {
+        /// Whose disk it is; none if the directory has no identity.
+        broker: Option<BrokerId>,
+        /// Bytes that are free.
+        free: u64,
+        /// Appends are refused while fewer are.
+        below: u64,
+    },
     /// The batch is larger than a WAL group or a fragment can be.
     #[error("a batch of {bytes} bytes is too large for the log")]
     TooLarge {
@@ -178,7 +188,7 @@ impl AppendError {
             AppendError::OutOfOrder { .. } => ErrorKind::OutOfOrder,
             AppendError::Overlap { .. } => ErrorKind::Invalid,
             AppendError::Busy => ErrorKind::Busy,
-            AppendError::StorageFull => ErrorKind::StorageFull,
+            AppendError::StorageFull { .. } => ErrorKind::StorageFull,
             AppendError::TooLarge { .. } => ErrorKind::TooLarge,
             AppendError::Deleted(_) => ErrorKind::NotFound,
             AppendError::Closed { .. } => ErrorKind::Unavailable,

@@ -133,6 +133,7 @@ pub(crate) fn run(engine: &Engine) {
             Ok(()) => {}
             // It stays in memory, and is tried again after a pause.
             Err(FlushError::StorageFull { .. }) => {
+                engine.refuse_appends();
                 lock(partition.state()).queued = Some(Urgency::Aging);
                 engine.flush_queue.push(partition, Urgency::Aging, engine.env.clock.now());
                 engine.flush_queue.calm();

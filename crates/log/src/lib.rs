@@ -29,6 +29,7 @@ mod tail_cache;
 mod checkpointer;
 mod recovery;
 mod retention;
+mod space;
 mod tidy;
 mod trigger;
 
@@ -58,6 +59,7 @@ pub use partition::{EndListener, Partition};
 pub use producers::REMEMBERED_BATCHES;
 pub use recovery::RecoveryReport;
 pub use retention::{Retention, RetentionEvent, RetentionListener};
+pub use space::{SpaceEvent, SpaceListener, SpaceOptions, SpaceStats};
 
 /// Takes a lock. Nobody panics while holding one: release builds abort, and in tests the panic is the story.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

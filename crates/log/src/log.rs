@@ -28,6 +28,7 @@ use crate::{
     partition::Partition,
     recovery::{self, RecoveryReport},
     retention::{self, RetentionEvent, RetentionListener},
+    space::{self, SpaceListener, SpaceStats},
     tidy,
 };
 
@@ -53,6 +54,8 @@ pub struct LogStats {
     pub tail_cache_bytes: usize,
     /// WAL bytes that a recovery would replay now.
     pub replay_bytes: u64,
+    /// The disk.
+    pub space: SpaceStats,
     /// The WAL's own facts.
     pub wal: goulette_wal::WalStats,
 }
@@ -70,8 +73,13 @@ impl Log {
         }
         let lock = identity::lock_dir(&env, dir)?;
         let identity = Identity::read(&env, dir)?;
+        let broker = identity.as_ref().map(|identity| identity.broker.clone());
+        let mut options = options;
+        if let Ok(volume) = env.disk.volume_bytes(dir) {
+            space::fit(&mut options, volume);
+        }
         let log = Log {
-            engine: Arc::new(Engine::new(env, dir, options)),
+            engine: Arc::new(Engine::new(env, dir, broker, options)),
             identity: Mutex::new(identity),
             lock: Mutex::new(Some(lock)),
             stopping: Arc::default(),
@@ -83,6 +91,7 @@ impl Log {
 
     fn start(&self) -> Result<RecoveryReport, OpenError> {
         let engine = &self.engine;
+        engine.make_room_to_open();
         let (mut recovery, mut report) = recovery::recover(engine)?;
         let aside = tidy::set_aside_unknown(engine);
         let topics = engine.topics_dir();
@@ -107,6 +116,7 @@ impl Log {
         let wal = wal.map_err(|source| OpenError::WalOpen { dir: engine.wal_dir(), source })?;
         engine.set_applied(wal.end(), 0);
         engine.set_wal(Some(wal));
+        engine.look_at_space();
         if engine.options.background {
             let (flush, checkpoint, stopping) = (engine.clone(), engine.clone(), self.stopping.clone());
             self.spawn("log-flush", move || flusher::run(&flush))?;
@@ -115,6 +125,8 @@ impl Log {
             })?;
             let (retain, stopping) = (engine.clone(), self.stopping.clone());
             self.spawn("log-retain", move || retention::run(&retain, &|| stopping.load(Ordering::Acquire)))?;
+            let (watch, stopping) = (engine.clone(), self.stopping.clone());
+            self.spawn("log-space", move || space::run(&watch, &|| stopping.load(Ordering::Acquire)))?;
         }
         Ok(report)
     }
@@ -258,6 +270,18 @@ impl Log {
         *lock(&self.engine.retention_listener) = Some(listener);
     }
 
+    /// Looks once whether the disk has room for appends, and for its reserves. The background does this; tests without one
+    /// call it.
+    pub fn look_at_space(&self) {
+        self.engine.look_at_space();
+    }
+
+    /// Replaces the listener that hears when appends are refused for want of space, and when they are taken again. It must
+    /// not block.
+    pub fn on_space(&self, listener: SpaceListener) {
+        *lock(&self.engine.space.listener) = Some(listener);
+    }
+
     fn poison_on_error(&self, act: impl FnOnce() -> Result<(), FlushError>) -> Result<(), FlushError> {
         act().inspect_err(|error| {
             if let FlushError::Poisoned(Poisoned { reason }) = error {
@@ -289,6 +313,7 @@ impl Log {
             unflushed_bytes: self.engine.unflushed(),
             tail_cache_bytes: self.engine.tail_cache.bytes(),
             replay_bytes: self.engine.replay_bytes(),
+            space: self.engine.space.stats(),
             wal: self.engine.with_wal(Wal::stats).unwrap_or_default(),
         }
     }
@@ -329,6 +354,7 @@ impl Log {
         self.engine.flush_queue.stop();
         self.engine.checkpoint_trigger.pull();
         self.engine.retention_trigger.pull();
+        self.engine.space_trigger.pull();
         for thread in lock(&self.threads).drain(..) {
             // A thread that panicked has nothing left to say: what it left undone is replayed.
             let _ = thread.join();

@@ -4,6 +4,8 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use goulette_wal::WalOptions;
 
+use crate::space::SpaceOptions;
+
 /// When a partition goes on to its next fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roll {
@@ -18,7 +20,8 @@ impl Roll {
     pub const BYTES: RangeInclusive<u32> = 1 << 10..=1 << 30;
 }
 
-/// Settings of a [`Log`](crate::Log). The defaults suit a broker on two cores with 2 GiB of memory.
+/// Settings of a [`Log`](crate::Log). The defaults suit a broker on two cores with 2 GiB of memory. On a volume smaller than
+/// 4 GiB the WAL takes no more than a quarter of it, whatever the settings say, in smaller segments.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     /// The WAL's settings, its sync policy among them.
@@ -47,9 +50,11 @@ pub struct LogOptions {
     pub producer_expiry: Duration,
     /// How often is looked for fragments that need not be [kept](crate::Retention). 30 s.
     pub retention_interval: Duration,
-    /// Whether threads flush, take checkpoints and look for what may go. Without them only
-    /// [`Log::flush`](crate::Log::flush), [`Log::checkpoint`](crate::Log::checkpoint) and
-    /// [`Log::retain`](crate::Log::retain) do, so that a test decides on every disk operation.
+    /// How much of the disk is left alone.
+    pub space: SpaceOptions,
+    /// Whether threads flush, take checkpoints, look for what may go and watch the disk. Without them only
+    /// [`Log::flush`](crate::Log::flush), [`Log::checkpoint`](crate::Log::checkpoint), [`Log::retain`](crate::Log::retain)
+    /// and [`Log::look_at_space`](crate::Log::look_at_space) do, so that a test decides on every disk operation.
     pub background: bool,
 }
 
@@ -67,6 +72,7 @@ impl Default for LogOptions {
             wal_bytes_max: 1 << 30,
             producer_expiry: Duration::from_secs(7 * 24 * 3600),
             retention_interval: Duration::from_secs(30),
+            space: SpaceOptions::default(),
             background: true,
         }
     }

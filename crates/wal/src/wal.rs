@@ -183,9 +183,25 @@ impl<T: Send + 'static> Wal<T> {
     /// The entry comes back inside of the error, and was not and will not be stored.
     #[allow(clippy::result_large_err, reason = "the entry comes back without an allocation")]
     pub fn append(&self, entry: Entry<T>) -> Result<(), AppendError<Entry<T>>> {
+        self.append_if(entry, |queue| queue.full || queue.pool_full)
+    }
+
+    /// As [`append`](Self::append), for the few small entries that must go on when the disk is full: they go into what the
+    /// last segment has left, or wait in the queue until there is space.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append), but for [`AppendError::StorageFull`].
+    #[allow(clippy::result_large_err, reason = "the entry comes back without an allocation")]
+    pub fn append_at_last(&self, entry: Entry<T>) -> Result<(), AppendError<Entry<T>>> {
+        self.append_if(entry, |_| false)
+    }
+
+    #[allow(clippy::result_large_err, reason = "the entry comes back without an allocation")]
+    fn append_if(&self, entry: Entry<T>, is_full: impl FnOnce(&Queue<T>) -> bool) -> Result<(), AppendError<Entry<T>>> {
         let Some(queued) = self.measure(&entry) else { return Err(AppendError::TooLarge(entry)) };
         let mut queue = self.shared.lock();
-        if let Some(refusal) = queue.refusal(&self.shared.options, 1, stored_bytes(queued.0.into())) {
+        let full = is_full(&queue);
+        if let Some(refusal) = queue.refusal(&self.shared.options, full, 1, stored_bytes(queued.0.into())) {
             return Err(refusal.with(entry));
         }
         let now = self.shared.clock.now();
@@ -204,7 +220,8 @@ impl<T: Send + 'static> Wal<T> {
         let Some(measures) = measures else { return Err(AppendError::TooLarge(entries)) };
         let bytes = measures.iter().map(|measure| stored_bytes(measure.0.into())).sum();
         let mut queue = self.shared.lock();
-        if let Some(refusal) = queue.refusal(&self.shared.options, entries.len(), bytes) {
+        let full = queue.full || queue.pool_full;
+        if let Some(refusal) = queue.refusal(&self.shared.options, full, entries.len(), bytes) {
             return Err(refusal.with(entries));
         }
         let now = self.shared.clock.now();
@@ -334,13 +351,13 @@ impl Refusal {
 }
 
 impl<T> Queue<T> {
-    fn refusal(&self, options: &WalOptions, entries: usize, bytes: u64) -> Option<Refusal> {
+    fn refusal(&self, options: &WalOptions, full: bool, entries: usize, bytes: u64) -> Option<Refusal> {
         let stats = &self.stats;
         if self.poisoned.is_some() {
             Some(Refusal::Poisoned)
         } else if self.closing {
             Some(Refusal::Closed)
-        } else if self.full || self.pool_full {
+        } else if full {
             Some(Refusal::StorageFull)
         } else if stats.queue_entries > 0
             && (stats.queue_entries + entries > options.queue_entries_max

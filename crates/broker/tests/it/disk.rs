@@ -108,6 +108,10 @@ impl Disk for GatedDisk {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         RealDisk.free_bytes(path)
     }
+
+    fn volume_bytes(&self, path: &Path) -> io::Result<u64> {
+        RealDisk.volume_bytes(path)
+    }
 }
 
 impl DiskFile for GatedFile {

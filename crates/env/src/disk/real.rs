@@ -81,6 +81,11 @@ impl Disk for RealDisk {
         let about = sys::statvfs(folder(path))?;
         Ok(about.f_bavail.saturating_mul(about.f_frsize))
     }
+
+    fn volume_bytes(&self, path: &Path) -> io::Result<u64> {
+        let about = sys::statvfs(folder(path))?;
+        Ok(about.f_blocks.saturating_mul(about.f_frsize))
+    }
 }
 
 /// The path of a relative file's parent is empty; the system calls it `.`.

@@ -198,6 +198,10 @@ impl Disk for SimDisk {
         let machine = self.running()?;
         Ok(machine.faults.capacity.map_or(u64::MAX / 2, |capacity| capacity.saturating_sub(machine.used())))
     }
+
+    fn volume_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(self.running()?.faults.capacity.unwrap_or(u64::MAX / 2))
+    }
 }
 
 struct SimLock {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use goulette_env::{Disk, DiskFile, DiskLock, Entry, Env, OpenMode, sim::SimDisk};
-use goulette_log::{AppendError, Appended, Log, LogOptions, Partition, RecoveryReport, Roll, WalOptions};
+use goulette_log::{AppendError, Appended, Log, LogOptions, Partition, RecoveryReport, Roll, SpaceOptions, WalOptions};
 use goulette_records::{Batch, BatchBuilder, Compression, Limits};
 use goulette_types::{
     GroupName, LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, Timestamp, TopicId,
@@ -23,6 +23,7 @@ pub(crate) fn small() -> LogOptions {
     LogOptions {
         wal: WalOptions { segment_bytes: 16 << 10, prepare_inline: true, ..WalOptions::default() },
         roll: roll(2 << 10),
+        space: SpaceOptions { free_bytes_min: Some(0), ballast_bytes: Some(0) },
         background: false,
         ..LogOptions::default()
     }
@@ -176,5 +177,9 @@ impl Disk for HookedDisk {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.disk.free_bytes(path)
+    }
+
+    fn volume_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.disk.volume_bytes(path)
     }
 }
