@@ -1,9 +1,9 @@
 //! Segment files before and after their life in the log: prepared ahead, recycled behind the checkpoint.
 //!
-//! A sync is cheapest when it changes nothing but bytes, so a segment is complete before its first entry: every block
-//! written once, the header synced, its name durable. A helper thread does this while the segment before fills. Only
-//! when the log catches up with it does it leave blocks reserved and unwritten: dearer syncs are cheaper than writing
-//! each block twice while everybody waits.
+//! A sync is cheapest, and safest, when it changes nothing but bytes, so a segment is complete before its first entry:
+//! every block written once, the header synced, its name durable. A helper thread does this while the segment before
+//! fills. A log that catches up with it waits: of blocks that are reserved and not yet written, ext4 has been seen to
+//! report a sync that never happened (`docs/adr/0009-written-segments.md`).
 //!
 //! A file leaves the log in this order: renamed to a spare, the folder synced, and only then overwritten. So no crash
 //! shows a segment's name over another life's header. Segments leave oldest first, one folder sync each: what is left
@@ -21,7 +21,7 @@ use goulette_env::{DiskFile, Env, OpenMode};
 
 use crate::{
     error::{Doing, Failure},
-    segment::{GROUP_ALIGN, Seed, SegmentHeader, parse_spare_name, segment_name, spare_name},
+    segment::{GROUP_ALIGN, Seed, SegmentHeader, new_name, parse_new_name, parse_spare_name, segment_name, spare_name},
 };
 
 /// Zeros are written in pieces of this size.
@@ -76,8 +76,6 @@ struct State {
     /// The segment that the helper is to prepare.
     wanted: Option<u64>,
     ready: Option<Prepared>,
-    /// The log waits for the segment.
-    awaited: bool,
     full: bool,
     failed: bool,
     closing: bool,
@@ -98,15 +96,18 @@ impl Pool {
         let disk = &*config.env.disk;
         let mut spares = VecDeque::new();
         for entry in disk.read_dir(&config.dir).doing("list", &config.dir)? {
+            let path = config.dir.join(&entry.name);
+            if parse_new_name(&entry.name).is_some() {
+                disk.remove_file(&path).doing("remove", &path)?;
+            }
             if parse_spare_name(&entry.name).is_none() {
                 continue;
             }
-            let path = config.dir.join(&entry.name);
             let length = disk.open(&path, OpenMode::Read).and_then(|file| file.len()).doing("open", &path)?;
             if length == config.segment_bytes.into() && spares.len() < config.spares_max {
                 spares.push_back(path);
             } else {
-                // Half made, or of another length: not worth mending.
+                // One too many, or of another length.
                 disk.remove_file(&path).doing("remove", &path)?;
             }
         }
@@ -116,7 +117,6 @@ impl Pool {
             keep_from: 0,
             wanted: None,
             ready: None,
-            awaited: false,
             full: false,
             failed: false,
             closing: false,
@@ -160,10 +160,8 @@ impl Pool {
                 return Err(TakeError::Full);
             }
             state.wanted = Some(segment);
-            state.awaited = true;
             self.changed.notify_all();
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.awaited = false;
         }
     }
 
@@ -255,9 +253,9 @@ impl Pool {
                 (from, file)
             }
             None => {
-                let from = dir.join(spare_name(segment));
+                let from = dir.join(new_name(segment));
                 let file = disk.open(&from, OpenMode::CreateNew).doing("create", &from)?;
-                if let Err(failure) = self.fill(&*file).doing("fill", &from) {
+                if let Err(failure) = fill(&*file, *segment_bytes).doing("fill", &from) {
                     // Give back what was taken: the checkpoint may need it more.
                     drop(file);
                     disk.remove_file(&from).doing("remove", &from)?;
@@ -282,22 +280,6 @@ impl Pool {
         disk.sync_dir(dir).doing("sync", dir)?;
         self.lock().segments.insert(segment);
         Ok(Prepared { segment, path, file, seed: header.seed(), segment_bytes: *segment_bytes })
-    }
-
-    /// Writes every block once, so that later syncs find nothing but bytes to write; as far as there is time.
-    fn fill(&self, file: &dyn DiskFile) -> std::io::Result<()> {
-        let segment_bytes = self.config.segment_bytes;
-        file.allocate(0, segment_bytes.into())?;
-        let zeros = vec![0; FILL_BYTES.min(segment_bytes as usize)];
-        for start in (0..segment_bytes).step_by(FILL_BYTES) {
-            if self.lock().awaited {
-                break;
-            }
-            let bytes = (segment_bytes - start).min(FILL_BYTES as u32);
-            file.write_all_at(&zeros[..bytes as usize], start.into())?;
-            file.start_writeback(start.into(), bytes.into())?;
-        }
-        file.sync_data()
     }
 
     /// Lets all segments go that may.
@@ -337,4 +319,16 @@ pub(crate) fn retire(env: &Env, dir: &Path, segment: u64) -> Result<PathBuf, Fai
     env.disk.rename(&from, &to).doing("rename", &from)?;
     env.disk.sync_dir(dir).doing("sync", dir)?;
     Ok(to)
+}
+
+/// Writes every block once, so that later syncs find nothing but bytes to write.
+fn fill(file: &dyn DiskFile, segment_bytes: u32) -> std::io::Result<()> {
+    file.allocate(0, segment_bytes.into())?;
+    let zeros = vec![0; FILL_BYTES.min(segment_bytes as usize)];
+    for start in (0..segment_bytes).step_by(FILL_BYTES) {
+        let bytes = (segment_bytes - start).min(FILL_BYTES as u32);
+        file.write_all_at(&zeros[..bytes as usize], start.into())?;
+        file.start_writeback(start.into(), bytes.into())?;
+    }
+    file.sync_data()
 }

@@ -369,7 +369,7 @@ impl Walk<'_> {
     fn judge_end(&mut self, tail: &[Found], begun: usize) -> Result<(), RecoverError> {
         let end = self.recovery.end;
         let torn_group = self.next_group();
-        let mut highest = 0;
+        let (mut highest, mut latest) = (0, torn_group);
         for found in &tail[begun.saturating_sub(1)..] {
             let Some(header) = &found.header else {
                 // Perhaps never begun; but nobody can tell any more.
@@ -378,9 +378,10 @@ impl Walk<'_> {
             };
             let offset = if found.segment == end.segment { end.offset } else { FIRST_ENTRY };
             let group = SegmentReader::new(&*found.file, header)
-                .and_then(|mut reader| reader.highest_group_from(offset))
+                .and_then(|mut reader| reader.highest_group_from(offset, torn_group, latest))
                 .doing("read", &found.path)?;
             highest = highest.max(group);
+            latest = latest.saturating_add(u64::from(header.segment_bytes.saturating_sub(offset) / GROUP_ALIGN));
         }
         // The folder's first segment is always a begun one, but in a log that crashed while it was made.
         let headless = begun == 0 && (tail[0].segment > 1 || self.from.is_some());

@@ -31,9 +31,15 @@ pub fn segment_name(segment: u64) -> String {
     format!("{segment:0NAME_DIGITS$}.wal")
 }
 
-/// The name of a file that belongs to the log no more, or not yet: its bytes mean nothing.
+/// The name of a file that belongs to the log no more, or not yet: its bytes mean nothing, but all blocks have some.
 pub(crate) fn spare_name(segment: u64) -> String {
     format!("{segment:0NAME_DIGITS$}.spare")
+}
+
+/// The name of a file whose blocks are being written for the first time. Of no use behind a crash: it may have its
+/// length and not its blocks.
+pub(crate) fn new_name(segment: u64) -> String {
+    format!("{segment:0NAME_DIGITS$}.new")
 }
 
 /// The name of a segment behind a corruption whose loss was accepted: kept for people to look at.
@@ -49,6 +55,11 @@ pub(crate) fn parse_segment_name(name: &str) -> Option<u64> {
 /// The number in a spare file's name.
 pub(crate) fn parse_spare_name(name: &str) -> Option<u64> {
     parse_name(name, ".spare")
+}
+
+/// The number in a new file's name.
+pub(crate) fn parse_new_name(name: &str) -> Option<u64> {
+    parse_name(name, ".new")
 }
 
 fn parse_name(name: &str, suffix: &str) -> Option<u64> {
@@ -209,20 +220,29 @@ impl<'a> SegmentReader<'a> {
         Ok(payload.and_then(|payload| Link::decode(&payload)).map(|link| (header, link)))
     }
 
-    /// The highest group of which an entry header stands at or behind `offset`; 0 if there is none.
+    /// The highest group, from `group` on, of which an entry header stands at or behind `offset`; 0 if there is none.
+    /// At `offset` it can be `latest` at most.
     ///
     /// Looks at every place where one may stand, not only where a group may begin: one sound header left of a later
     /// group proves that the groups before it were synced, whatever became of the rest.
-    pub(crate) fn highest_group_from(&mut self, offset: u32) -> io::Result<u64> {
+    ///
+    /// These are millions of places, with what another life of the file left there: among so many a CRC of 32 bits is
+    /// right by chance, once in some hundred segments. So the number must fit its place: each group takes a block.
+    pub(crate) fn highest_group_from(&mut self, offset: u32, group: u64, latest: u64) -> io::Result<u64> {
         let seed = self.seed;
         let mut highest = 0;
         let mut at = offset.next_multiple_of(ENTRY_ALIGN as u32);
         while u64::from(at) + ENTRY_HEADER_BYTES as u64 <= u64::from(self.bytes) {
             let window = self.window(at, ENTRY_HEADER_BYTES)?;
             let bytes: &[u8; ENTRY_HEADER_BYTES] = window.try_into().expect("the window is a header long");
-            // The group first: a comparison spares the CRC of all that is zero.
-            if group_of(bytes) > highest && EntryHeader::decode(bytes, seed, at).is_some() {
-                highest = group_of(bytes);
+            let found = group_of(bytes);
+            let blocks = u64::from(at / GROUP_ALIGN - offset / GROUP_ALIGN);
+            // The group first: a comparison spares the CRC of nearly all that is no header.
+            if found > highest
+                && (group..=latest.saturating_add(blocks)).contains(&found)
+                && EntryHeader::decode(bytes, seed, at).is_some()
+            {
+                highest = found;
             }
             at += ENTRY_ALIGN as u32;
         }

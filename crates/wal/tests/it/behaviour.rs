@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use goulette_env::{
-    Env, Random,
+    Disk, Env, OpenMode, Random,
     sim::{Faults, SimClock, SimDisk, SimRandom, Unsynced},
 };
 use goulette_types::ErrorKind;
@@ -288,6 +288,44 @@ fn recycled_segments_are_written_again_and_spares_are_bounded() {
     let created = disk.log().iter().filter(|operation| operation.kind == "create").count();
     assert!(created <= 8, "{created} files for {} segments", session.wal.end().segment);
     assert!(disk.files().len() <= 8, "{:?}", disk.files().keys());
+    session.wal.close().unwrap();
+}
+
+#[test]
+fn a_segment_is_written_in_full_before_it_gets_its_name_even_if_the_log_waits_for_it() {
+    let disk = SimDisk::from_seed(1);
+    let session = open(&disk, WalOptions { segment_bytes: 8 << 20, prepare_inline: false, ..small() });
+    // As fast as it goes: the log is ahead of its pool.
+    for tag in 0..40 {
+        session.wal.append(entry(tag, 1 << 20)).unwrap();
+    }
+    for _ in 0..40 {
+        session.committed();
+    }
+    let last = session.wal.end().segment;
+    session.wal.close().unwrap();
+    for segment in 1..=last {
+        let new = Path::new(DIR).join(format!("{segment:020}.new"));
+        let log = disk.log();
+        // The groups come behind the rename, through the same handle.
+        let kinds = log.iter().filter(|operation| operation.path == new).map(|operation| operation.kind).take(14);
+        let mut expected = vec!["create", "allocate"];
+        expected.extend(["write"; 8]);
+        expected.extend(["sync", "write", "sync", "rename"]);
+        assert_eq!(kinds.collect::<Vec<_>>(), expected, "segment {segment}");
+    }
+}
+
+#[test]
+fn a_file_that_a_crash_left_half_written_is_not_used() {
+    let disk = SimDisk::from_seed(1);
+    open(&disk, small()).wal.close().unwrap();
+    let left = Path::new(DIR).join(format!("{:020}.new", 2));
+    disk.open(&left, OpenMode::CreateNew).unwrap().allocate(0, 16 << 10).unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    let session = open(&disk.crash(Unsynced::All), small());
+    session.wal.append(entry(1, 10)).unwrap();
+    session.committed();
     session.wal.close().unwrap();
 }
 

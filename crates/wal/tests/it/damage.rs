@@ -331,6 +331,64 @@ fn entries_from_another_life_of_the_same_segment_never_rise() {
     assert_eq!((recovery.end, recovery.torn), (end, None));
 }
 
+/// An entry header as the log writes it, for a segment whose header says the salt.
+fn forge_header(files: &Files, segment: u64, offset: u32, group: u64) -> Vec<u8> {
+    let mut fields = [0; 20];
+    fields[12..].copy_from_slice(&group.to_le_bytes());
+    let salt = &files[&name(segment)][40..48];
+    let crc = [salt, &segment.to_le_bytes(), &offset.to_le_bytes(), &fields]
+        .iter()
+        .fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+    [&crc.to_le_bytes()[..], &fields].concat()
+}
+
+/// The segment of this number as it is before its first group.
+fn prepared(other: &[u8], segment: u64) -> Vec<u8> {
+    let mut bytes = vec![0; other.len()];
+    bytes[..512].copy_from_slice(&other[..512]);
+    bytes[32..40].copy_from_slice(&segment.to_le_bytes());
+    bytes[12..16].fill(0);
+    let crc = crc32c::crc32c(&bytes[..512]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_header_with_a_group_that_cannot_stand_there_is_a_chance_hit_and_no_corruption() {
+    let options = WalOptions { segment_bytes: 64 << 10, ..small() };
+    let disk = SimDisk::from_seed(5);
+    let mut model = Model::default();
+    let session = model.open(&disk, options.clone()).unwrap();
+    let starts: Vec<_> = (0..3).map(|_| session.group(&mut model, 1).unwrap()).collect();
+    let end = session.wal.end();
+    drop(session);
+    let last = model.sent.len() as u64 + 1; // The link has a group of its own.
+    assert_eq!((starts[0].segment, end.segment), (1, 1));
+    let mut intact = disk.files();
+    intact.insert(name(2), prepared(&intact[&name(1)], 2));
+    let damaged = |segment: u64, offset: u32, group: u64| {
+        let mut files = intact.clone();
+        let header = forge_header(&files, segment, offset, group);
+        let bytes = files.get_mut(&name(segment)).unwrap();
+        bytes[offset as usize..][..header.len()].copy_from_slice(&header);
+        let recovery =
+            Wal::<u64>::recover(&disk_of(&files).env(), Path::new(DIR), options.clone(), None, &mut |_| Ok(()));
+        let recovery = recovery.unwrap();
+        (recovery.entries, recovery.lost.is_some())
+    };
+    let left = u64::from((64 << 10) - end.offset) / 4096;
+    for (segment, offset, block, latest) in
+        [(end.segment, end.offset, 2, last + 1), (end.segment + 1, 4096, 5, last + 1 + left)]
+    {
+        let at = offset + block * 4096 + 8;
+        let fitting = latest + u64::from(block);
+        assert_eq!(damaged(segment, at, fitting), (3, true), "so many groups may have been written behind the end");
+        for chance in [fitting + 1, u64::MAX, u64::MAX / 3, last, 1] {
+            assert_eq!(damaged(segment, at, chance), (3, false), "group {chance} at {at} of segment {segment}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
