@@ -67,6 +67,7 @@ pub(crate) struct Cluster {
     broker_flags: Vec<String>,
     pub(crate) sentinel: Option<Child>,
     pub(crate) broker: Option<Child>,
+    keep_when_failing: bool,
 }
 
 impl Cluster {
@@ -94,7 +95,13 @@ impl Cluster {
             broker_flags: owned(broker_flags),
             sentinel: None,
             broker: None,
+            keep_when_failing: false,
         }
+    }
+
+    /// Leaves the folder as it is if the test fails, for someone to look at.
+    pub(crate) fn keep_when_failing(&mut self) {
+        self.keep_when_failing = true;
     }
 
     /// A command of the binary, in the test's folder.
@@ -231,6 +238,10 @@ impl Drop for Cluster {
         kill(&mut self.sentinel);
         if thread::panicking() {
             eprintln!("{}", self.said());
+            if self.keep_when_failing {
+                self.dir.disable_cleanup(true);
+                eprintln!("kept: {}", self.dir.path().display());
+            }
         }
     }
 }

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
 async fn run(cycles: u64, seed: u64) {
     println!("{cycles} power cuts, seed {seed}");
     let mut cluster = Cluster::prepare(&[], &[]);
+    cluster.keep_when_failing();
     let volume = Volume::make(&cluster.dir.path().join("disk.img"), &cluster.broker_data());
     cluster.start_sentinel();
     cluster.start_broker();
@@ -80,6 +81,7 @@ async fn run(cycles: u64, seed: u64) {
         cluster.kill_broker();
         volume.remount();
         cluster.start_broker();
+        assert!(!cluster.broker_log().contains("storage id"), "recovery says that acknowledged data is gone");
         verified = verify(&client, &topic, verified, promised).await;
         println!(
             "cycle {cycle}: under load after {} ms, {} acknowledged, {verified} read back",
