@@ -74,7 +74,7 @@ stop-all: ## stop what these targets started, and nothing else
 
 ##@ check
 
-.PHONY: test fmt vet verify fix test-large test-powerloss test-python test-kafka-format test-deps bench bench-storage fuzz
+.PHONY: test fmt vet verify fix test-large test-powerloss test-disk-full test-python test-kafka-format test-deps bench bench-storage fuzz
 test: ## every test that needs no root and no other software
 	$(CARGO) test --workspace --locked
 
@@ -100,6 +100,9 @@ test-large: build ## a million lines through the real binary, with kill -9 of br
 
 test-powerloss: build ## 50 real power cuts of an ext4 image under load (needs root; exits 77 where it cannot run)
 	@GOULETTE_BIN=$(CURDIR)/bin/goulette $(CARGO) test --locked -p goulette --test powerloss
+
+test-disk-full: build ## a broker on an image of 256 MiB that runs full (needs root; exits 77 where it cannot run)
+	@GOULETTE_BIN=$(CURDIR)/bin/goulette $(CARGO) test --locked -p goulette --test diskfull
 
 test-python: build ## publish and pull from Python, by grpcio
 	@scripts/test-python.sh

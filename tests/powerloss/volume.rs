@@ -40,8 +40,14 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
+    /// A large one.
     pub(crate) fn make(image: &Path, at: &Path) -> Self {
-        File::create(image).unwrap().set_len(IMAGE_BYTES).unwrap();
+        Self::of(IMAGE_BYTES, image, at)
+    }
+
+    /// One of so many bytes.
+    pub(crate) fn of(bytes: u64, image: &Path, at: &Path) -> Self {
+        File::create(image).unwrap().set_len(bytes).unwrap();
         run("mkfs.ext4", &[Path::new("-q"), Path::new("-F"), image]);
         fs::create_dir_all(at).unwrap();
         let volume = Self { image: image.into(), mounted_at: at.into() };

@@ -146,7 +146,7 @@ pub enum AppendError {
     Busy,
     /// The disk is full, or nearly.
     #[error(
-        "the disk of {} is full ({} MiB are free, below {} MiB nothing is stored): free space, or keep less; reading goes on",
+        "the disk of {} is full ({} MiB are free, {} MiB are held back): free space, or keep less; reading goes on",
         broker.as_ref().map_or("this log".into(), |broker| format!("broker {broker}")), free >> 20, below >> 20
     )]
     StorageFull {

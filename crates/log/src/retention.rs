@@ -119,7 +119,12 @@ pub(crate) fn retain(engine: &Engine, events: &mut Vec<RetentionEvent>) -> Resul
 pub(crate) fn run(engine: &Engine, stopped: &dyn Fn() -> bool) {
     let interval = engine.options.retention_interval.max(Duration::from_millis(1));
     loop {
-        engine.retention_trigger.wait(interval);
+        // Where there is no space, what need not be kept is wanted soon.
+        engine.retention_trigger.wait(if engine.space.stats().refusing {
+            interval.min(FULL_INTERVAL)
+        } else {
+            interval
+        });
         if stopped() || engine.poisoned().is_some() {
             return;
         }
@@ -232,6 +237,9 @@ pub(crate) struct ClockWatch {
     wall: Timestamp,
     trusted: bool,
 }
+
+/// How often is looked while the disk is full.
+const FULL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// More than anybody corrects a clock by in small steps, less than any retention.
 const JUMP_MS: i64 = 60_000;

@@ -188,6 +188,7 @@ impl Engine {
         let space = &self.space;
         if !space.refusing.swap(true, Ordering::Relaxed) {
             // To look what can be done, and to tell.
+            self.retention_trigger.pull();
             self.space_trigger.pull();
         }
     }
