@@ -12,6 +12,8 @@ mod auth;
 pub mod consensus;
 pub mod error;
 pub mod lease;
+pub mod state;
 pub mod store;
+pub mod watch;
 
 pub use error::EtcdError;

@@ -111,6 +111,13 @@ impl Index {
         }
     }
 
+    /// The changes of a key at revisions `from..=to`, in order, and whether each is a deletion.
+    pub(crate) fn changes(&self, key: &[u8], from: i64, to: i64) -> Vec<(Revision, bool)> {
+        let all = self.keys.get(key).map_or(&[][..], Vec::as_slice);
+        let wanted = all.iter().filter(|change| (from..=to).contains(&change.revision.main));
+        wanted.map(|change| (change.revision, change.is_deletion())).collect()
+    }
+
     /// Notes a write; answers the change as it is from now on.
     pub(crate) fn put(&mut self, key: &[u8], revision: Revision) -> Change {
         match self.keys.get_mut(key) {

@@ -14,6 +14,7 @@
 mod batch;
 mod compaction;
 mod hash;
+mod history;
 mod index;
 mod range;
 mod revision;
@@ -34,11 +35,14 @@ use prost::Message;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 pub use batch::{Batch, Changes};
+pub use compaction::Compaction;
 pub use hash::KvHash;
+pub use history::History;
 pub(crate) use index::{Change, Index};
 pub use index::{KeyRange, RangeEnd};
 pub use revision::Revision;
-pub(crate) use txn::check_txn_request;
+pub use transfer::Frozen;
+pub(crate) use txn::{check_delete_request, check_put_request, check_range_request, check_txn_request};
 
 use crate::EtcdError;
 
