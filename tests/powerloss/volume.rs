@@ -9,7 +9,7 @@ use std::{
 
 use rustix::ioctl;
 
-/// Sparse: takes what is written.
+/// Sparse: takes what is written, and gives back what is removed.
 const IMAGE_BYTES: u64 = 16 << 30;
 
 /// `EXT4_IOC_SHUTDOWN`, and its flag that throws away what the journal has not yet written.
@@ -77,7 +77,7 @@ impl Volume {
     }
 
     fn mount(&self) {
-        run("mount", &[Path::new("-o"), Path::new("loop"), &self.image, &self.mounted_at]);
+        run("mount", &[Path::new("-o"), Path::new("loop,discard"), &self.image, &self.mounted_at]);
     }
 }
 

@@ -39,6 +39,10 @@ use crate::{
 /// How long a stopping broker gives connections to send what is in their buffers, and to close.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long a starting broker waits for a data directory that is in use, and how often it looks.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(5);
+const IN_USE_RETRY: Duration = Duration::from_millis(20);
+
 /// A running broker. [`stop`](Self::stop) it: dropped, it cuts everything off, as a crash would.
 pub struct Broker {
     node: Arc<Node>,
@@ -81,10 +85,7 @@ impl Broker {
         let sentinels = sentinels(&options)?;
         // Open early, to answer while the data is recovered; what it fails of is told last, as it matters least.
         let watched = Watched::open(&options).await;
-        let log = {
-            let (options, env) = (options.clone(), env.clone());
-            spawn_blocking(move || open(&options, &env)).await.expect("opening the log does not panic")?
-        };
+        let log = open_when_free(&options, &env).await?;
         let opened = listen(options.listen).await.and_then(|listening| Ok((listening, watched?)));
         let ((listener, address), (watched, admin)) = match opened {
             Ok(opened) => opened,
@@ -177,6 +178,29 @@ impl Drop for Broker {
         self.node.lifecycle.stop();
         self.link.abort();
         self.server.abort();
+    }
+}
+
+/// Opens the data directory, if need be once nobody else has it: a broker that was killed keeps its lock until the
+/// kernel has finished the syncs that it was waiting for, and who starts the next one at once is no offender.
+async fn open_when_free(options: &BrokerOptions, env: &Env) -> Result<Log, OpenError> {
+    let deadline = Instant::now() + IN_USE_PATIENCE;
+    let mut told = false;
+    loop {
+        let opened = {
+            let (options, env) = (options.clone(), env.clone());
+            spawn_blocking(move || open(&options, &env)).await.expect("opening the log does not panic")
+        };
+        match opened {
+            Err(OpenError::Locked { dir }) if Instant::now() < deadline => {
+                if !std::mem::replace(&mut told, true) {
+                    let patience = IN_USE_PATIENCE.as_secs();
+                    warn!("{} is in use, perhaps by a broker that is ending: waits up to {patience} s", dir.display());
+                }
+                sleep(IN_USE_RETRY).await;
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -190,6 +190,21 @@ async fn start_error(sentinel: &FakeSentinel, dir: &std::path::Path) -> StartErr
 }
 
 #[tokio::test]
+async fn a_data_directory_that_gets_free_in_a_moment_is_waited_for() {
+    let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
+    let ending = start(&sentinel, dir.path()).await;
+    let (stopped, next) = tokio::join!(
+        async {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await; // The next one meets the lock meanwhile.
+            ending.stop().await
+        },
+        start_with(options(sentinel.address, dir.path()), Env::real()),
+    );
+    stopped.unwrap();
+    next.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_a_retry_does_not_mend_is_said_at_the_start() {
     let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
     let broker = start(&sentinel, dir.path()).await;
