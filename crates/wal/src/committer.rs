@@ -5,6 +5,7 @@ use std::{
     io::{self, IoSlice},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use goulette_env::DiskFile;
@@ -21,13 +22,61 @@ use crate::{
 const COPY_BYTES_MAX: usize = 512;
 static ZEROS: [u8; GROUP_ALIGN as usize] = [0; GROUP_ALIGN as usize];
 
-/// An entry that waits.
-pub(crate) struct Queued<T> {
+/// What waits: an entry, or several that share one. The sink may take it out and put it back; see
+/// [`Sink::gather`](crate::Sink::gather).
+#[derive(Debug)]
+pub struct Pending<T> {
     pub(crate) entry: Entry<T>,
     pub(crate) payload_bytes: u32,
     pub(crate) payload_crc: u32,
-    /// When it was appended, on the log's clock.
-    pub(crate) since: std::time::Duration,
+    /// When it was appended, on the log's clock; the oldest, if there are several.
+    pub(crate) since: Duration,
+    /// The room that it takes in the queue.
+    pub(crate) room: Room,
+}
+
+/// Entries that were taken, and their stored bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) entries: usize,
+    pub(crate) bytes: u64,
+}
+
+impl Room {
+    fn plus(self, more: Room) -> Room {
+        Room { entries: self.entries + more.entries, bytes: self.bytes + more.bytes }
+    }
+}
+
+impl<T> Pending<T> {
+    /// The entry.
+    pub fn entry(&self) -> &Entry<T> {
+        &self.entry
+    }
+
+    /// Takes it out for good; for an entry that will never be written.
+    pub fn into_tag(self) -> T {
+        self.entry.tag
+    }
+
+    /// Since when it waits, on the log's clock.
+    pub fn since(&self) -> Duration {
+        self.since
+    }
+
+    /// One entry in place of several, which keeps their room in the queue until it is committed. `into` makes it of their
+    /// tags; its payload must fit into a segment, and its CRC is computed here.
+    ///
+    /// # Panics
+    /// If there are none to merge, or the payload has 4 GiB or more.
+    pub fn merge(others: Vec<Pending<T>>, into: impl FnOnce(Vec<T>) -> Entry<T>) -> Self {
+        let since = others.iter().map(|other| other.since).min().expect("one entry at least is merged");
+        let room = others.iter().fold(Room::default(), |sum, other| sum.plus(other.room));
+        let entry = into(others.into_iter().map(Pending::into_tag).collect());
+        let payload_bytes = u32::try_from(entry.payload.len()).expect("the payload fits into a segment");
+        let payload_crc = entry.payload.crc();
+        Self { entry, payload_bytes, payload_crc, since, room }
+    }
 }
 
 /// Where an entry was stored.
@@ -49,6 +98,15 @@ pub(crate) enum GroupError {
     Failed(Failure),
     /// The pool stopped, and has said why.
     Stopped,
+}
+
+/// What a group was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Written {
+    /// The stored bytes of its entries.
+    pub(crate) bytes: u64,
+    /// The room that they took in the queue.
+    pub(crate) room: Room,
 }
 
 /// Writes groups, one behind the other, from segment to segment. Belongs to the log's thread.
@@ -119,13 +177,14 @@ impl Committer {
         self.current.unsynced
     }
 
-    /// Writes one group off the front of the queue and says where its entries are. Returns the stored bytes.
+    /// Writes one group off the front of the queue and says where its entries are.
     pub(crate) fn write_group<T>(
         &mut self,
-        queue: &mut VecDeque<Queued<T>>,
+        queue: &mut VecDeque<Pending<T>>,
         committed: &mut Vec<Committed<T>>,
-    ) -> Result<u64, GroupError> {
-        let Some(first) = queue.front() else { return Ok(0) };
+    ) -> Result<Written, GroupError> {
+        let mut written = Written::default();
+        let Some(first) = queue.front() else { return Ok(written) };
         if self.room() < stored_bytes(first.payload_bytes.into()) {
             self.roll()?;
         }
@@ -151,9 +210,11 @@ impl Committer {
             }
             let (position, end) = (self.current.position(start), self.current.position(end));
             start = end.offset;
+            written.room = written.room.plus(queued.room);
             committed.push(Committed { tag: queued.entry.tag, position, end });
         }
-        Ok(bytes)
+        written.bytes = bytes;
+        Ok(written)
     }
 
     /// Makes durable what was written. After an error nothing may be written any more.
@@ -187,7 +248,7 @@ impl Committer {
     }
 
     /// Writes the first `count` entries as one group, behind the link if the segment still needs it.
-    fn write<T>(&mut self, queue: &VecDeque<Queued<T>>, count: usize) -> Result<(), Failure> {
+    fn write<T>(&mut self, queue: &VecDeque<Pending<T>>, count: usize) -> Result<(), Failure> {
         let Self { current, arena, cuts, group, .. } = self;
         arena.clear();
         cuts.clear();

@@ -19,11 +19,11 @@ mod segment;
 mod wal;
 mod writer;
 
-pub use committer::Committed;
+pub use committer::{Committed, Pending};
 pub use entry::{Entry, Payload};
 pub use error::{AppendError, OpenError, RecoverError, VisitError, WalError};
 pub use options::{SyncPolicy, WalOptions};
 pub use position::WalPosition;
 pub use recovery::{Corruption, RecoveredEntry, Recovery, Torn};
 pub use segment::segment_name;
-pub use wal::{Sink, Wal, WalStats};
+pub use wal::{Sink, Wal, WalStats, WalWaker};

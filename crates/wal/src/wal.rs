@@ -11,7 +11,7 @@ use std::{
 use goulette_env::{Clock, Env};
 
 use crate::{
-    committer::{Committed, Committer, Queued},
+    committer::{Committed, Committer, Pending, Room},
     entry::{Entry, stored_bytes},
     error::{AppendError, Doing, OpenError, RecoverError, VisitError, WalError},
     options::WalOptions,
@@ -30,7 +30,18 @@ pub trait Sink<T>: Send + 'static {
     /// What is left in the vector is dropped; it keeps its memory for the next group.
     fn committed(&mut self, entries: &mut Vec<Committed<T>>);
 
-    /// The log stopped before these entries were known to be durable. See the error for what that means.
+    /// Looks at what is about to be written, before groups are formed of it. It may take entries out and hold them, and
+    /// put in what it held before, or [one in place of several](Pending::merge). Must not wait for the disk.
+    ///
+    /// Returns since when the oldest held entry waits; none if none is held. While it holds any, the log does not close,
+    /// and calls again when it is [woken](WalWaker).
+    fn gather(&mut self, pending: &mut VecDeque<Pending<T>>) -> Option<Duration> {
+        let _ = pending;
+        None
+    }
+
+    /// The log stopped before these entries were known to be durable, and neither are those that the sink holds. See the
+    /// error for what that means. The last call.
     fn failed(&mut self, tags: Vec<T>, error: &WalError);
 }
 
@@ -67,6 +78,40 @@ pub struct Wal<T> {
     helper: Option<JoinHandle<()>>,
 }
 
+/// Wakes a log's thread, also while the log closes; see [`Wal::waker`]. It may outlive the log, and does nothing then.
+#[derive(Clone)]
+pub struct WalWaker(Arc<dyn Wake>);
+
+impl WalWaker {
+    /// Has the log's thread call [`Sink::gather`] soon.
+    pub fn wake(&self) {
+        self.0.wake();
+    }
+
+    /// As [`Wal::poison`].
+    pub fn poison(&self, reason: &str) {
+        self.0.poison(reason);
+    }
+}
+
+/// What a waker does, whatever the log's tags are.
+trait Wake: Send + Sync {
+    fn wake(&self);
+    fn poison(&self, reason: &str);
+}
+
+impl<T: Send> Wake for Shared<T> {
+    fn wake(&self) {
+        let mut queue = self.lock();
+        queue.woken = true;
+        self.wake_if_idle(queue);
+    }
+
+    fn poison(&self, reason: &str) {
+        Shared::poison(self, reason);
+    }
+}
+
 /// What the handle and the threads share.
 pub(crate) struct Shared<T> {
     pub(crate) clock: Arc<dyn Clock>,
@@ -77,9 +122,13 @@ pub(crate) struct Shared<T> {
 }
 
 pub(crate) struct Queue<T> {
-    pub(crate) pending: VecDeque<Queued<T>>,
+    pub(crate) pending: VecDeque<Pending<T>>,
     /// Since when the oldest entry waits that the thread has taken.
     pub(crate) taken_since: Option<Duration>,
+    /// Since when the oldest entry waits that the sink holds.
+    pub(crate) held_since: Option<Duration>,
+    /// The sink has something to put in.
+    pub(crate) woken: bool,
     /// The thread sleeps: who appends has to wake it.
     pub(crate) idle: bool,
     pub(crate) closing: bool,
@@ -133,6 +182,8 @@ impl<T: Send + 'static> Wal<T> {
             queue: Mutex::new(Queue {
                 pending: VecDeque::new(),
                 taken_since: None,
+                held_since: None,
+                woken: false,
                 idle: false,
                 closing: false,
                 poisoned: None,
@@ -232,6 +283,11 @@ impl<T: Send + 'static> Wal<T> {
         Ok(())
     }
 
+    /// Wakes the log's thread, so that its sink can put in what it holds.
+    pub fn waker(&self) -> WalWaker {
+        WalWaker(Arc::clone(&self.shared) as Arc<dyn Wake>)
+    }
+
     /// Allows the segments wholly before the position to be written again: nothing in them is needed any more, and
     /// that is durable elsewhere.
     pub fn recycle_before(&self, position: WalPosition) {
@@ -267,7 +323,8 @@ impl<T: Send + 'static> Wal<T> {
     /// The facts as they are now.
     pub fn stats(&self) -> WalStats {
         let queue = self.shared.lock();
-        let since = queue.taken_since.or_else(|| queue.pending.front().map(|queued| queued.since));
+        let waiting = queue.pending.front().map(|queued| queued.since);
+        let since = [queue.held_since, queue.taken_since, waiting].into_iter().flatten().min();
         let now = self.shared.clock.now();
         let oldest_unsynced = since.map(|since| now.saturating_sub(since));
         WalStats { oldest_unsynced, full: queue.full || queue.pool_full, ..queue.stats }
@@ -370,9 +427,10 @@ impl<T> Queue<T> {
     }
 
     fn push(&mut self, entry: Entry<T>, (payload_bytes, payload_crc): (u32, u32), since: Duration) {
-        self.stats.queue_entries += 1;
-        self.stats.queue_bytes += stored_bytes(payload_bytes.into());
-        self.pending.push_back(Queued { entry, payload_bytes, payload_crc, since });
+        let room = Room { entries: 1, bytes: stored_bytes(payload_bytes.into()) };
+        self.stats.queue_entries += room.entries;
+        self.stats.queue_bytes += room.bytes;
+        self.pending.push_back(Pending { entry, payload_bytes, payload_crc, since, room });
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    committer::{Committed, Committer, GroupError, Queued},
+    committer::{Committed, Committer, GroupError, Pending, Written},
     error::{Failure, WalError},
     options::SyncPolicy,
     wal::{Shared, Sink},
@@ -22,7 +22,7 @@ pub(crate) struct Writer<T> {
     committer: Committer,
     sink: Box<dyn Sink<T>>,
     /// What was taken off the queue and is not yet written.
-    taken: VecDeque<Queued<T>>,
+    taken: VecDeque<Pending<T>>,
     /// Kept for its memory.
     committed: Vec<Committed<T>>,
     /// When the first byte behind the last sync was written, on the log's clock.
@@ -50,7 +50,10 @@ impl<T: Send + 'static> Writer<T> {
     pub(crate) fn run(mut self) {
         let error = loop {
             let done = match self.next_work() {
-                Work::Write => self.write_taken(),
+                Work::Write => {
+                    self.gather();
+                    self.write_taken()
+                }
                 Work::Sync => self.sync(),
                 Work::Close if self.committer.unsynced() => self.sync(),
                 Work::Close => return,
@@ -75,13 +78,13 @@ impl<T: Send + 'static> Writer<T> {
             if let Some(reason) = &queue.poisoned {
                 return Work::Abandon(WalError::Poisoned { reason: Arc::clone(reason) });
             }
-            if !queue.pending.is_empty() {
+            if std::mem::take(&mut queue.woken) || !queue.pending.is_empty() {
                 // Both buffers go round: neither is allocated again.
                 std::mem::swap(&mut queue.pending, &mut self.taken);
                 queue.taken_since = self.taken.front().map(|queued| queued.since);
                 return Work::Write;
             }
-            if queue.closing {
+            if queue.closing && queue.held_since.is_none() {
                 return Work::Close;
             }
             queue.idle = true;
@@ -107,11 +110,19 @@ impl<T: Send + 'static> Writer<T> {
         }
     }
 
+    /// Has the sink look at what was taken.
+    fn gather(&mut self) {
+        let held_since = self.sink.gather(&mut self.taken);
+        let mut queue = self.shared.lock();
+        queue.held_since = held_since;
+        queue.taken_since = self.taken.iter().map(|queued| queued.since).min();
+    }
+
     fn write_taken(&mut self) -> Result<(), WalError> {
         while !self.taken.is_empty() {
             let was_unsynced = self.committer.unsynced();
             match self.committer.write_group(&mut self.taken, &mut self.committed) {
-                Ok(bytes) => {
+                Ok(written) => {
                     if !was_unsynced {
                         self.unsynced_since = self.shared.clock.now();
                     }
@@ -119,7 +130,7 @@ impl<T: Send + 'static> Writer<T> {
                     if due || self.shared.options.sync == SyncPolicy::Always {
                         self.sync()?;
                     }
-                    self.complete(bytes)?;
+                    self.complete(written)?;
                 }
                 Err(GroupError::Full) => self.wait_for_space()?,
                 Err(GroupError::Failed(failure)) => return Err(self.poison(&failure)),
@@ -141,7 +152,7 @@ impl<T: Send + 'static> Writer<T> {
     }
 
     /// Tells of a group. The callers learn of it even if the log was poisoned meanwhile: it is true all the same.
-    fn complete(&mut self, bytes: u64) -> Result<(), WalError> {
+    fn complete(&mut self, Written { bytes, room }: Written) -> Result<(), WalError> {
         let poisoned = {
             let mut queue = self.shared.lock();
             queue.end = self.committer.end();
@@ -149,8 +160,8 @@ impl<T: Send + 'static> Writer<T> {
             queue.stats.groups += 1;
             queue.stats.entries += self.committed.len() as u64;
             queue.stats.bytes += bytes;
-            queue.stats.queue_entries -= self.committed.len();
-            queue.stats.queue_bytes -= bytes;
+            queue.stats.queue_entries -= room.entries;
+            queue.stats.queue_bytes -= room.bytes;
             queue.full = false;
             queue.poisoned.clone()
         };
@@ -192,13 +203,12 @@ impl<T: Send + 'static> Writer<T> {
             queue.closing = true;
             queue.ended = Some(error.clone());
             queue.taken_since = None;
+            queue.held_since = None;
             queue.stats.queue_entries = 0;
             queue.stats.queue_bytes = 0;
             tags.extend(queue.pending.drain(..).map(|queued| queued.entry.tag));
         }
-        if !tags.is_empty() {
-            self.sink.failed(tags, &error);
-        }
+        self.sink.failed(tags, &error);
         if self.committer.unsynced() {
             // The process is to end. Until then nobody may open the file anew and be told that all is well, which the
             // kernel may do once the descriptor is closed that wrote the bytes.
