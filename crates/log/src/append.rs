@@ -1,9 +1,9 @@
 //! Appending: judge a batch, give it its place, hand it to the WAL; all in one critical section, so that the WAL's order
 //! is the offsets' order.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use goulette_records::Batch;
+use goulette_records::{Batch, Header};
 use goulette_types::{GroupName, LeaderEpoch, Offset, Timestamp};
 use goulette_wal::{AppendError as WalRefusal, Entry, Payload};
 
@@ -12,7 +12,7 @@ use crate::{
     engine::Engine,
     entry::{Head, Kind},
     error::AppendError,
-    fragment::Stored,
+    fragment::{Fragment, Stored},
     lock,
     partition::{Partition, State, Waiter},
     producers::Verdict,
@@ -88,12 +88,13 @@ impl Partition {
         batch.assign(state.next, epoch);
         let appended = engine.wall();
         let active = state.place(bytes as u32, appended);
-        let stored = Stored { batch: batch.clone(), fragment: active.number, position: active.length, appended };
+        let stored =
+            Stored { batch: batch.clone(), fragment: active.number, position: active.length, appended, direct: false };
         let payload = append_payload(self, &stored, epoch);
         let tag = Tag::Append(Box::new(Appending { partition: self.clone(), stored, done }));
         match engine.append_to_wal(Entry { kind: Kind::Append as u8, payload, tag }) {
             Ok(()) => {
-                state.note_appended(&batch, active, appended);
+                state.note_appended(batch.header(), active, appended, self.dir());
                 Ok(())
             }
             Err(refusal) => {
@@ -214,15 +215,18 @@ impl State {
         }
     }
 
-    /// The batch is on its way, or is replayed, and goes where `active` ends.
-    pub(crate) fn note_appended(&mut self, batch: &Batch, active: Active, appended: Timestamp) {
-        let epoch = batch.leader_epoch().expect("the batch has been given its epoch");
-        self.epochs.note(epoch, batch.base_offset());
+    /// The batch is on its way, or is replayed, and goes where `active` ends, in the partition's folder `dir`.
+    pub(crate) fn note_appended(&mut self, batch: &Header, active: Active, appended: Timestamp, dir: &Path) {
+        let epoch = batch.leader_epoch.expect("the batch has been given its epoch");
+        self.epochs.note(epoch, batch.base_offset);
         if let Some(producer) = batch.producer() {
-            self.producers.store(&producer, batch.base_offset(), appended);
+            self.producers.store(&producer, batch.base_offset, appended);
+        }
+        if self.fragment_next <= active.number {
+            self.fragment_next = active.number + 1;
+            self.begun.push_back(Arc::new(Fragment::new(dir, active.number, active.base)));
         }
         self.next = batch.next_offset();
         self.active = Some(Active { length: active.length + batch.encoded_bytes() as u32, ..active });
-        self.fragment_next = self.fragment_next.max(active.number + 1);
     }
 }

@@ -1,9 +1,9 @@
 //! Carries what the WAL has made durable over into the partitions' state: the one place where an append takes effect.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use goulette_types::{GroupName, Offset};
-use goulette_wal::{Committed, Sink, WalError, WalPosition};
+use goulette_types::{GroupName, Offset, PartitionId};
+use goulette_wal::{Committed, Pending, Sink, WalError, WalPosition};
 
 use crate::{
     append::{AppendDone, Appended},
@@ -11,6 +11,7 @@ use crate::{
     engine::Engine,
     error::AppendError,
     fragment::Stored,
+    gatherer::Gatherer,
     lock,
     partition::Partition,
     retention::Removal,
@@ -19,10 +20,39 @@ use crate::{
 /// What an entry of the WAL was for; comes back when it is durable.
 pub(crate) enum Tag {
     Append(Box<Appending>),
-    Create { partition: Arc<Partition>, done: ChangeDone },
-    Delete { topic: DeletedTopic, done: ChangeDone },
-    Position { partition: Arc<Partition>, group: GroupName, offset: Offset, done: PositionDone },
-    Remove { partition: Arc<Partition>, removal: Removal, done: ChangeDone },
+    /// Batches that stand in their fragment already.
+    Reference(Vec<Appending>),
+    Create {
+        partition: Arc<Partition>,
+        done: ChangeDone,
+    },
+    Delete {
+        topic: DeletedTopic,
+        done: ChangeDone,
+    },
+    Position {
+        partition: Arc<Partition>,
+        group: GroupName,
+        offset: Offset,
+        done: PositionDone,
+    },
+    Remove {
+        partition: Arc<Partition>,
+        removal: Removal,
+        done: ChangeDone,
+    },
+}
+
+impl Tag {
+    /// The partition among whose entries it has its place in order.
+    pub(crate) fn partition(&self) -> Option<PartitionId> {
+        match self {
+            Tag::Append(appending) => Some(appending.partition.id()),
+            Tag::Reference(run) => run.first().map(|appending| appending.partition.id()),
+            Tag::Position { partition, .. } | Tag::Remove { partition, .. } => Some(partition.id()),
+            Tag::Create { .. } | Tag::Delete { .. } => None,
+        }
+    }
 }
 
 /// A batch on its way through the WAL.
@@ -41,6 +71,7 @@ pub type PositionDone = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
 /// The WAL's sink. Calls nobody else's code while it holds a lock, nor before a whole group has been applied.
 pub(crate) struct Applier {
     engine: Arc<Engine>,
+    gatherer: Gatherer,
     answers: Vec<Answer>,
     touched: Vec<Arc<Partition>>,
 }
@@ -54,19 +85,13 @@ pub(crate) enum Answer {
 
 impl Applier {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, answers: Vec::new(), touched: Vec::new() }
+        Self { gatherer: Gatherer::new(engine.clone()), engine, answers: Vec::new(), touched: Vec::new() }
     }
 
     fn apply(&mut self, tag: Tag) {
         match tag {
-            Tag::Append(appending) => {
-                let Appending { partition, stored, done } = *appending;
-                let base_offset = Some(stored.batch.base_offset());
-                self.answers.push(Answer::Append(done, Appended { base_offset, duplicate: false }));
-                if partition.commit(stored, &mut self.answers) {
-                    self.touched.push(partition);
-                }
-            }
+            Tag::Append(appending) => self.apply_append(*appending),
+            Tag::Reference(run) => run.into_iter().for_each(|appending| self.apply_append(appending)),
             Tag::Create { partition, done } => {
                 self.engine.add(partition);
                 self.answers.push(Answer::Change(done));
@@ -89,9 +114,21 @@ impl Applier {
             }
         }
     }
+
+    fn apply_append(&mut self, Appending { partition, stored, done }: Appending) {
+        let base_offset = Some(stored.batch.base_offset());
+        self.answers.push(Answer::Append(done, Appended { base_offset, duplicate: false }));
+        if partition.commit(stored, &mut self.answers) {
+            self.touched.push(partition);
+        }
+    }
 }
 
 impl Sink<Tag> for Applier {
+    fn gather(&mut self, pending: &mut VecDeque<Pending<Tag>>) -> Option<Duration> {
+        self.gatherer.gather(pending)
+    }
+
     fn committed(&mut self, entries: &mut Vec<Committed<Tag>>) {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
         let (start, end) = (first.position, last.end);
@@ -118,14 +155,20 @@ impl Sink<Tag> for Applier {
             WalError::ClosedWhileFull => error.to_string().into(),
         };
         self.engine.poison(reason.clone());
-        for tag in tags {
-            let reason = reason.clone();
-            match tag {
-                Tag::Append(appending) => (appending.done)(Err(AppendError::Poisoned { reason })),
-                Tag::Create { done, .. } | Tag::Delete { done, .. } | Tag::Remove { done, .. } => done(Err(reason)),
-                Tag::Position { done, .. } => done(Err(AppendError::Poisoned { reason })),
-            }
+        for tag in tags.into_iter().chain(self.gatherer.close()) {
+            fail(tag, &reason);
         }
+    }
+}
+
+/// Nobody knows what becomes of the entry.
+pub(crate) fn fail(tag: Tag, reason: &Arc<str>) {
+    let unknown = || AppendError::Poisoned { reason: reason.clone() };
+    match tag {
+        Tag::Append(appending) => (appending.done)(Err(unknown())),
+        Tag::Reference(run) => run.into_iter().for_each(|appending| (appending.done)(Err(unknown()))),
+        Tag::Position { done, .. } => done(Err(unknown())),
+        Tag::Create { done, .. } | Tag::Delete { done, .. } | Tag::Remove { done, .. } => done(Err(reason.clone())),
     }
 }
 

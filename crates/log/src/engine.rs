@@ -20,6 +20,7 @@ use crate::{
     applier::{ChangeDone, Tag},
     checkpoint::DeletedTopic,
     checkpoint_file::CheckpointFile,
+    direct::DirectQueue,
     entry::Kind,
     error::{AppendError, ChangeError, Poisoned},
     flusher::FlushQueue,
@@ -44,6 +45,7 @@ pub(crate) struct Engine {
     pub(crate) dir: PathBuf,
     pub(crate) tail_cache: TailCache,
     pub(crate) flush_queue: FlushQueue,
+    pub(crate) direct: DirectQueue,
     pub(crate) checkpoint_trigger: Trigger,
     /// Pulled only to stop.
     pub(crate) retention_trigger: Trigger,
@@ -79,6 +81,7 @@ impl Engine {
         Self {
             tail_cache: TailCache::new(options.tail_cache_bytes),
             flush_queue: FlushQueue::default(),
+            direct: DirectQueue::default(),
             checkpoint_trigger: Trigger::default(),
             retention_trigger: Trigger::default(),
             space: Space::new(&*env.disk, dir.join(space::FILE), broker, &options),

@@ -18,9 +18,12 @@ pub(crate) enum Kind {
     DeleteTopic = 3,
     /// A group's position; behind the head the group's name.
     GroupPosition = 4,
+    /// The batches whose headers stand behind the head are in their fragment already, and durable: a
+    /// [`Reference`](crate::reference::Reference).
+    Reference = 5,
     /// The partition starts later, and its oldest fragments go; behind the head the base offset of the newest of them.
     RemoveFragments = 7,
-    // 5: append by reference (the batch is in its fragment already), 6: truncate, 8: committed.
+    // 6: truncate, 8: committed.
     // Reserved for what DESIGN plans: a broker that does not know them refuses the WAL and says so.
 }
 
@@ -31,6 +34,7 @@ impl Kind {
             2 => Kind::CreatePartition,
             3 => Kind::DeleteTopic,
             4 => Kind::GroupPosition,
+            5 => Kind::Reference,
             7 => Kind::RemoveFragments,
             _ => return None,
         })
@@ -108,12 +112,18 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_code() {
-        let kinds =
-            [Kind::Append, Kind::CreatePartition, Kind::DeleteTopic, Kind::GroupPosition, Kind::RemoveFragments];
+        let kinds = [
+            Kind::Append,
+            Kind::CreatePartition,
+            Kind::DeleteTopic,
+            Kind::GroupPosition,
+            Kind::Reference,
+            Kind::RemoveFragments,
+        ];
         for kind in kinds {
             assert_eq!(Kind::from_code(kind as u8), Some(kind));
         }
-        for reserved in [0, 5, 6, 8, 255] {
+        for reserved in [0, 6, 8, 255] {
             assert_eq!(Kind::from_code(reserved), None);
         }
     }

@@ -1,4 +1,5 @@
-//! Carries durable batches from memory into their fragments, many at once.
+//! Carries durable batches from memory into their fragments, many at once. Those that went there [directly](crate::direct)
+//! it only passes: with them too a fragment's valid bytes grow in order.
 //!
 //! The WAL has made them durable already, so nothing waits for this but memory. One thread does it in the background;
 //! a checkpoint, a test or the closing do the same by calling [`Partition::flush`].
@@ -9,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use goulette_types::{Offset, Timestamp};
+use goulette_records::Header;
+use goulette_types::Timestamp;
 
 use crate::{
     checkpoint::FragmentState,
@@ -169,23 +171,30 @@ impl Partition {
                 if state.flushed >= goal { Vec::new() } else { state.next_run() }
             };
             let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
-            let fragment = self.fragment_for(first)?;
-            fragment
-                .append(&*self.engine().env.disk, &run)
-                .map_err(|error| FlushError::io("write", fragment.path(), &error))?;
+            let fragment = self.fragment_for(first.fragment)?;
+            if !first.direct {
+                fragment
+                    .append(&*self.engine().env.disk, &run)
+                    .map_err(|error| FlushError::io("write", fragment.path(), &error))?;
+            }
+            fragment.note(first.position, first.direct, run.iter().map(|stored| stored.batch.header()));
             let bytes = run.iter().map(|stored| stored.batch.encoded_bytes()).sum();
             let next = last.batch.next_offset();
-            lock(self.state()).note_flushed(&run, fragment, next, bytes);
+            {
+                let mut state = lock(self.state());
+                state.note_written(fragment, run.iter().map(|stored| (stored.batch.header(), stored.appended)));
+                state.unflushed_bytes -= bytes;
+            }
             self.engine().give_back(bytes);
             self.engine().tail_cache.admit(self, next, bytes);
         }
     }
 
-    /// The fragment that holds the batch: the last one, or a new one, for which the last one is sealed.
-    fn fragment_for(&self, first: &Stored) -> Result<Arc<Fragment>, FlushError> {
+    /// The fragment that holds the batches behind `flushed`: the last one, or a new one, for which the last one is sealed.
+    pub(crate) fn fragment_for(&self, number: u32) -> Result<Arc<Fragment>, FlushError> {
         let last = lock(self.state()).fragments.last().cloned();
         if let Some(last) = last {
-            if last.state.number == first.fragment {
+            if last.state.number == number {
                 return Ok(last.fragment);
             }
             if !last.state.sealed {
@@ -196,31 +205,38 @@ impl Partition {
                 state.fragments.last_mut().expect("it was there and stays").state.sealed = true;
             }
         }
-        Ok(Arc::new(Fragment::new(self.dir(), first.fragment, first.batch.base_offset())))
+        Ok(lock(self.state()).fragment(number).expect("a fragment is begun when its first batch is appended"))
     }
 }
 
 impl State {
-    /// The next batches to write: consecutive ones of one fragment.
+    /// The next batches to write, or to pass: consecutive ones of one fragment.
     fn next_run(&self) -> Vec<Stored> {
         let from = self.tail.partition_point(|stored| stored.batch.base_offset() < self.flushed);
         let mut bytes = 0;
-        let mut fragment = None;
+        let mut kind = None;
         self.tail
             .range(from..)
             .take(RUN_BATCHES)
             .take_while(|stored| {
                 bytes += stored.batch.encoded_bytes();
-                let first = fragment.is_none();
-                *fragment.get_or_insert(stored.fragment) == stored.fragment && (first || bytes <= RUN_BYTES)
+                let first = kind.is_none();
+                let same = *kind.get_or_insert((stored.fragment, stored.direct)) == (stored.fragment, stored.direct);
+                same && (first || bytes <= RUN_BYTES)
             })
             .cloned()
             .collect()
     }
 
-    fn note_flushed(&mut self, run: &[Stored], fragment: Arc<Fragment>, next: Offset, bytes: usize) {
+    /// The batches that follow are in the fragment: they are below `flushed` now.
+    pub(crate) fn note_written<'a>(
+        &mut self,
+        fragment: Arc<Fragment>,
+        batches: impl Iterator<Item = (&'a Header, Timestamp)>,
+    ) {
+        let mut batches = batches.peekable();
+        let Some(&(_, first_append)) = batches.peek() else { return };
         if self.fragments.last().is_none_or(|last| last.state.number != fragment.number()) {
-            let first_append = run[0].appended;
             let state = FragmentState {
                 number: fragment.number(),
                 base: fragment.base(),
@@ -230,18 +246,18 @@ impl State {
                 last_append: first_append,
                 max_timestamp: Timestamp(i64::MIN),
             };
+            self.begun.retain(|begun| begun.number() != fragment.number());
             self.fragments.push(Kept { state, fragment });
             // Its own name, and those of the index files of the one before.
             self.names_unsynced = true;
         }
         let kept = self.fragments.last_mut().expect("it was pushed if it was not there");
-        kept.state.length += bytes as u32;
-        for stored in run {
-            kept.state.last_append = kept.state.last_append.max(stored.appended);
-            kept.state.max_timestamp = kept.state.max_timestamp.max(stored.batch.max_timestamp());
+        for (header, appended) in batches {
+            kept.state.length += header.encoded_bytes() as u32;
+            kept.state.last_append = kept.state.last_append.max(appended);
+            kept.state.max_timestamp = kept.state.max_timestamp.max(header.max_timestamp);
+            self.flushed = header.next_offset();
         }
-        self.flushed = next;
-        self.unflushed_bytes -= bytes;
     }
 
     /// Gives up everything in memory. Returns the bytes that were not in a fragment.

@@ -18,6 +18,7 @@ use goulette_records::{Batch, HEADER_BYTES, Header};
 use goulette_types::{Offset, Timestamp};
 
 use crate::{
+    error::FlushError,
     index::{Described, Index},
     lock,
 };
@@ -37,15 +38,25 @@ pub(crate) struct Stored {
     pub(crate) position: u32,
     /// When it was appended.
     pub(crate) appended: Timestamp,
+    /// It stands at its place already, durably: the WAL has only a reference.
+    pub(crate) direct: bool,
 }
 
-/// One fragment's file and index. Safe to use from several threads, but only one may append.
+/// One fragment's file and index. Safe to use from several threads, but only one may append: batches are
+/// [written](Self::append) in order behind the valid bytes, or [written ahead](Self::write_ahead) of them, and become valid
+/// in order when they are [noted](Self::note).
 pub(crate) struct Fragment {
     number: u32,
     base: Offset,
     path: PathBuf,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
-    /// Valid bytes that have been written.
+    /// The file's name is durable.
+    named: AtomicBool,
+    /// Bytes that have a place on the disk, as far as anybody looked.
+    reserved: Mutex<u64>,
+    /// Held while the file is synced: what fails is reported to one caller only. True once it failed.
+    sync_failed: Mutex<bool>,
+    /// Valid bytes: those below are what was appended.
     written: AtomicU32,
     /// Of those, how many a successful sync covers.
     synced: AtomicU32,
@@ -58,6 +69,25 @@ pub(crate) struct Fragment {
     sealed: AtomicBool,
 }
 
+impl Stored {
+    /// The byte behind it in its fragment.
+    pub(crate) fn end(&self) -> u32 {
+        self.position + self.batch.encoded_bytes() as u32
+    }
+}
+
+/// Writes batches that follow each other to their place.
+fn write_run(file: &dyn DiskFile, run: &[Stored]) -> io::Result<()> {
+    let Some(first) = run.first() else { return Ok(()) };
+    let headers: Vec<_> = run.iter().map(|stored| stored.batch.header_bytes()).collect();
+    let mut slices = Vec::with_capacity(2 * run.len());
+    for (stored, header) in run.iter().zip(&headers) {
+        slices.push(IoSlice::new(header));
+        slices.push(IoSlice::new(stored.batch.records()));
+    }
+    file.write_at(&slices, first.position.into())
+}
+
 /// A batch's header as found by a scan.
 pub(crate) struct Found {
     pub(crate) position: u32,
@@ -67,7 +97,7 @@ pub(crate) struct Found {
 impl Fragment {
     /// A new fragment; its file is made by the first append.
     pub(crate) fn new(dir: &Path, number: u32, base: Offset) -> Self {
-        let fragment = Self::existing(dir, number, base, 0, false);
+        let fragment = Self { named: AtomicBool::new(false), ..Self::existing(dir, number, base, 0, false) };
         *lock(&fragment.index) = Some(Index::new(number, base));
         fragment
     }
@@ -79,6 +109,9 @@ impl Fragment {
             base,
             path: dir.join(file_name(number, base)),
             file: Mutex::new(None),
+            named: AtomicBool::new(true),
+            reserved: Mutex::new(0),
+            sync_failed: Mutex::new(false),
             written: AtomicU32::new(length),
             synced: AtomicU32::new(length),
             pushed: AtomicU32::new(length),
@@ -111,34 +144,88 @@ impl Fragment {
         Ok(file)
     }
 
-    /// Writes batches behind the valid bytes; they follow each other. Durable only after [`sync`](Self::sync).
+    /// Writes batches behind the valid bytes; they follow each other. Valid only when [noted](Self::note), durable only
+    /// after [`sync`](Self::sync).
     pub(crate) fn append(&self, disk: &dyn Disk, run: &[Stored]) -> io::Result<()> {
-        let Some(first) = run.first() else { return Ok(()) };
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
         let start = self.written.load(Ordering::Acquire);
         assert_eq!(first.position, start, "batches are written in order and without a gap");
         let file = self.file(disk, OpenMode::CreateOrOpen)?;
-        let headers: Vec<_> = run.iter().map(|stored| stored.batch.header_bytes()).collect();
-        let mut slices = Vec::with_capacity(2 * run.len());
-        for (stored, header) in run.iter().zip(&headers) {
-            slices.push(IoSlice::new(header));
-            slices.push(IoSlice::new(stored.batch.records()));
-        }
-        file.write_at(&slices, start.into())?;
-        let bytes: u32 = run.iter().map(|stored| stored.batch.encoded_bytes() as u32).sum();
-        let mut index = lock(&self.index);
-        if let Some(index) = &mut *index {
-            for (stored, header) in run.iter().zip(&headers) {
-                index.note(stored.batch.header(), header);
-            }
-        }
-        self.written.store(start + bytes, Ordering::Release);
-        drop(index);
+        write_run(&*file, run)?;
+        let end = last.end();
         let pushed = self.pushed.load(Ordering::Relaxed);
-        if start + bytes - pushed >= WRITEBACK_BYTES {
-            file.start_writeback(pushed.into(), (start + bytes - pushed).into())?;
-            self.pushed.store(start + bytes, Ordering::Relaxed);
+        if end - pushed >= WRITEBACK_BYTES {
+            file.start_writeback(pushed.into(), (end - pushed).into())?;
+            self.pushed.store(end, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Reserves the place of batches that follow each other, somewhere behind the valid bytes, in steps of `step` bytes;
+    /// makes the file if need be.
+    ///
+    /// # Errors
+    /// [`FlushError::StorageFull`] leaves everything as it was.
+    pub(crate) fn reserve(&self, disk: &dyn Disk, run: &[Stored], step: u32) -> Result<(), FlushError> {
+        let end = u64::from(run.last().map_or(0, Stored::end));
+        let reserve = || {
+            let file = self.file(disk, OpenMode::CreateOrOpen)?;
+            let mut reserved = lock(&self.reserved);
+            if *reserved < end {
+                *reserved = file.len()?;
+            }
+            if *reserved < end {
+                let goal = end.next_multiple_of(step.max(1).into());
+                file.allocate(*reserved, goal - *reserved)?;
+                *reserved = goal;
+            }
+            Ok(())
+        };
+        reserve().map_err(|error: io::Error| FlushError::io("reserve room for", &self.path, &error))
+    }
+
+    /// Writes batches to their places, which were [reserved](Self::reserve), and makes them durable, name and all. What
+    /// lies before them may still be missing.
+    ///
+    /// # Errors
+    /// [`FlushError::StorageFull`] on a file system that cannot reserve: nothing was written that counts.
+    pub(crate) fn write_ahead(&self, disk: &dyn Disk, run: &[Stored]) -> Result<(), FlushError> {
+        let failed = |error| FlushError::io("write", &self.path, &error);
+        let file = self.file(disk, OpenMode::Write).map_err(failed)?;
+        write_run(&*file, run).map_err(failed)?;
+        self.sync_file(&*file).map_err(|error| FlushError::sync(&self.path, &error))?;
+        if !self.named.load(Ordering::Acquire) {
+            let dir = self.path.parent().unwrap_or(Path::new(""));
+            disk.sync_dir(dir).map_err(|error| FlushError::sync(dir, &error))?;
+            self.named.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The batches that follow the valid bytes, and stand at their place, are valid; `durable` says that they were synced.
+    pub(crate) fn note<'a>(&self, position: u32, durable: bool, batches: impl Iterator<Item = &'a Header>) {
+        let mut written = self.written.load(Ordering::Acquire);
+        assert_eq!(position, written, "batches become valid in order");
+        let mut index = lock(&self.index);
+        for header in batches {
+            if let Some(index) = &mut *index {
+                index.note(header, &header.to_bytes());
+            }
+            written += header.encoded_bytes() as u32;
+        }
+        drop(index);
+        if durable && self.synced.load(Ordering::Acquire) == position {
+            self.synced.store(written, Ordering::Release);
+        }
+        self.written.store(written, Ordering::Release);
+    }
+
+    fn sync_file(&self, file: &dyn DiskFile) -> io::Result<()> {
+        let mut failed = lock(&self.sync_failed);
+        if *failed {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
+        file.sync_data().inspect_err(|_| *failed = true)
     }
 
     /// Ends the fragment: cuts it to its valid bytes and writes its index files. Durable only after [`sync`](Self::sync).
@@ -190,7 +277,7 @@ impl Fragment {
         let written = self.written.load(Ordering::Acquire);
         if written != self.synced.load(Ordering::Acquire) {
             let file = lock(&self.file).clone().expect("a file with unsynced bytes is open");
-            file.sync_data()?;
+            self.sync_file(&*file)?;
             self.synced.store(written, Ordering::Release);
         }
         let index_files = lock(&self.index_files).clone();

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use goulette_env::{DiskLock, Env, OpenMode};
-use goulette_records::{Batch, Limits};
+use goulette_records::{Batch, Header, Limits};
 use goulette_types::{BrokerId, ErrorKind, Offset, PartitionId, Timestamp, TopicId, TopicName};
 use goulette_wal::{RecoverError, RecoveredEntry, Wal, WalOptions, WalPosition, segment_name};
 
@@ -29,6 +29,7 @@ use crate::{
     epochs::Epochs,
     fragment::{file_name, read_file},
     identity::{Identity, LOCK},
+    reference::Reference,
 };
 
 pub use dump::{Dumped, Selection};
@@ -406,6 +407,14 @@ impl Replay {
                 None if self.known => _ = self.orphans.entry(id.topic).or_insert(entry.position),
                 None => {}
             },
+            Kind::Reference => {
+                let headers = Reference::decode(&head, &rest)?.headers;
+                match inspection.partitions.get_mut(&id) {
+                    Some(found) => found.refer(&headers)?,
+                    None if self.known => _ = self.orphans.entry(id.topic).or_insert(entry.position),
+                    None => {}
+                }
+            }
             Kind::CreatePartition => {
                 let topic: TopicName = text(&rest).parse().map_err(|error| format!("has no name: {error}"))?;
                 if !self.deleted.contains(&id.topic) && !inspection.partitions.contains_key(&id) {
@@ -456,6 +465,22 @@ impl Found {
             positions: Vec::new(),
         };
         Self::new(dir, &state, Epochs::default())
+    }
+
+    /// Batches that stand in a fragment, behind what the checkpoint knows of it.
+    fn refer(&mut self, headers: &[Header]) -> Result<(), String> {
+        for header in headers.iter().filter(|header| header.next_offset() > self.end).collect::<Vec<_>>() {
+            let epoch = header.leader_epoch.ok_or("names a batch without an epoch")?;
+            if self.epochs.last().is_some_and(|last| epoch < last) {
+                return Err(format!("is of epoch {epoch}, older than the one before"));
+            }
+            let lacks = header.base_offset > self.end;
+            let lacks = lacks.then(|| format!("follows a gap: offsets from {} on are missing", self.end));
+            self.epochs.note(epoch, header.base_offset);
+            self.end = header.next_offset();
+            lacks.map_or(Ok(()), Err)?;
+        }
+        Ok(())
     }
 
     fn append(&mut self, head: &Head, batch: Bytes) -> Result<(), String> {

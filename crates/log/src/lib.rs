@@ -1,14 +1,16 @@
 //! The storage engine: a directory in, offsets out. Partitions are kept as fragments over one shared WAL.
 //!
 //! An append is durable, and answered, when the WAL has it; the batch then stands in memory, where most readers find it,
-//! and is carried into its fragment later, in large writes. A checkpoint makes the fragments durable and lets the WAL go.
+//! and is carried into its fragment later, in large writes. Where much comes at once for a partition it goes straight to
+//! its fragment, and only a reference to it into the WAL. A checkpoint makes the fragments durable and lets the WAL go.
 //! After a crash the checkpoint and the WAL behind it tell everything; what else lies on the disk counts for nothing.
 //!
 //! Knows nothing of replication, of topics' settings, of the wire. Synchronous: the WAL has a thread, the flusher, the
 //! checkpointer and retention have one each, and callers bring their own. What comes back from a call holds no lock, and
 //! closures are called without one.
 //!
-//! Start with [`Log`] and [`Partition`], then follow a batch: `append` gives it its place, `applier` makes it readable
+//! Start with [`Log`] and [`Partition`], then follow a batch: `append` gives it its place, `gatherer` chooses the way to its
+//! `fragment` (`direct`, or through the WAL), `applier` makes it readable
 //! when it is durable, `flusher` writes it to its `fragment`, `checkpointer` makes that stick, `recovery` does it all
 //! again from what is left, and `retention` ends its life. Formats: `docs/formats/`.
 
@@ -19,8 +21,10 @@ mod options;
 
 mod append;
 mod applier;
+mod direct;
 mod engine;
 mod flusher;
+mod gatherer;
 mod partition;
 mod producers;
 mod read;
@@ -42,6 +46,7 @@ mod error;
 mod fragment;
 mod identity;
 mod index;
+mod reference;
 
 mod inspect;
 

@@ -17,7 +17,7 @@ use goulette_wal::{Payload, Wal};
 use crate::{
     applier::{Applier, ChangeDone, Tag},
     checkpoint::DeletedTopic,
-    checkpointer,
+    checkpointer, direct,
     engine::{Engine, PoisonListener},
     entry::{Head, Kind},
     error::{ChangeError, FlushError, OpenError, Poisoned},
@@ -41,6 +41,8 @@ pub struct Log {
     lock: Mutex<Option<Box<dyn DiskLock>>>,
     stopping: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// They end behind the WAL, which waits for them.
+    writers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Facts for metrics.
@@ -84,6 +86,7 @@ impl Log {
             lock: Mutex::new(Some(lock)),
             stopping: Arc::default(),
             threads: Mutex::default(),
+            writers: Mutex::default(),
         };
         let report = log.start()?;
         Ok((log, report))
@@ -93,7 +96,7 @@ impl Log {
         let engine = &self.engine;
         engine.make_room_to_open();
         let (mut recovery, mut report) = recovery::recover(engine)?;
-        let aside = tidy::set_aside_unknown(engine);
+        let aside = tidy::set_aside_unknown(engine, report.lost.is_some());
         let topics = engine.topics_dir();
         report.set_aside.extend(aside.map_err(|source| OpenError::Io { doing: "tidy", path: topics, source })?);
         let stopped = |error: FlushError| OpenError::Io {
@@ -115,6 +118,7 @@ impl Log {
         let wal = Wal::open(recovery, Box::new(Applier::new(engine.clone())));
         let wal = wal.map_err(|source| OpenError::WalOpen { dir: engine.wal_dir(), source })?;
         engine.set_applied(wal.end(), 0);
+        engine.direct.set_waker(wal.waker());
         engine.set_wal(Some(wal));
         engine.look_at_space();
         if engine.options.background {
@@ -123,6 +127,10 @@ impl Log {
             self.spawn("log-checkpoint", move || {
                 checkpointer::run(&checkpoint, &|| stopping.load(Ordering::Acquire));
             })?;
+            for _ in 0..direct::RUNS_MAX {
+                let engine = engine.clone();
+                self.spawn_in(&self.writers, "log-direct", move || direct::run(&engine))?;
+            }
             let (retain, stopping) = (engine.clone(), self.stopping.clone());
             self.spawn("log-retain", move || retention::run(&retain, &|| stopping.load(Ordering::Acquire)))?;
             let (watch, stopping) = (engine.clone(), self.stopping.clone());
@@ -132,12 +140,21 @@ impl Log {
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+        self.spawn_in(&self.threads, name, run)
+    }
+
+    fn spawn_in(
+        &self,
+        threads: &Mutex<Vec<JoinHandle<()>>>,
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), OpenError> {
         let thread = std::thread::Builder::new().name(name.into()).spawn(run).map_err(|source| OpenError::Io {
             doing: "start a thread for",
             path: self.engine.dir.clone(),
             source,
         })?;
-        lock(&self.threads).push(thread);
+        lock(threads).push(thread);
         Ok(())
     }
 
@@ -332,6 +349,7 @@ impl Log {
             Some(Err(error)) => Err(Poisoned { reason: error.to_string().into() }),
             Some(Ok(_)) | None => Ok(()),
         };
+        self.stop_writers();
         let outcome = self.poison_on_error(|| {
             closed?;
             // What there is no space for is not cut either: a checkpoint still spares the next opening most of the WAL.
@@ -362,11 +380,22 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Behind the WAL: it needs them to come to its end.
+    fn stop_writers(&self) {
+        self.engine.direct.stop();
+        for thread in lock(&self.writers).drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Drop for Log {
     fn drop(&mut self) {
         self.stop_threads();
         // Waits for the WAL's thread, which holds a share of the engine.
         drop(self.engine.set_wal(None));
+        self.stop_writers();
         self.engine.forget_partitions();
     }
 }

@@ -31,6 +31,9 @@ pub struct LogOptions {
     pub roll: Roll,
     /// Bytes of batches that are accepted but not yet in their fragment; appends are Busy beyond. 128 MiB.
     pub unflushed_bytes_max: usize,
+    /// When so many bytes of a partition wait for the WAL, they go straight to its fragment, and only a reference to them
+    /// into the WAL: written once instead of twice, at the price of a second sync before the answer. 128 KiB.
+    pub direct_bytes: usize,
     /// Bytes of batches kept in memory after they are in their fragment, over all partitions. 64 MiB.
     pub tail_cache_bytes: usize,
     /// Bytes that a partition gathers before they are written to its fragment at once. 1 MiB.
@@ -52,7 +55,8 @@ pub struct LogOptions {
     pub retention_interval: Duration,
     /// How much of the disk is left alone.
     pub space: SpaceOptions,
-    /// Whether threads flush, take checkpoints, look for what may go and watch the disk. Without them only
+    /// Whether threads flush, write directly, take checkpoints, look for what may go and watch the disk. Without them the
+    /// WAL's thread writes directly, and for the rest only
     /// [`Log::flush`](crate::Log::flush), [`Log::checkpoint`](crate::Log::checkpoint), [`Log::retain`](crate::Log::retain)
     /// and [`Log::look_at_space`](crate::Log::look_at_space) do, so that a test decides on every disk operation.
     pub background: bool,
@@ -64,6 +68,7 @@ impl Default for LogOptions {
             wal: WalOptions::default(),
             roll: Roll { bytes: 128 << 20, age: Duration::from_secs(7 * 24 * 3600) },
             unflushed_bytes_max: 128 << 20,
+            direct_bytes: 128 << 10,
             tail_cache_bytes: 64 << 20,
             flush_bytes: 1 << 20,
             flush_age: Duration::from_millis(100),

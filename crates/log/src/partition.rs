@@ -74,6 +74,8 @@ pub(crate) struct State {
     /// Bytes of the batches in `flushed..end`.
     pub(crate) unflushed_bytes: usize,
     pub(crate) queued: Option<Urgency>,
+    /// Fragments that batches have their place in, but none below `flushed`; oldest first, behind all of `fragments`.
+    pub(crate) begun: VecDeque<Arc<Fragment>>,
     /// Oldest first; each describes what is below `flushed`.
     pub(crate) fragments: Vec<Kept>,
     /// Below `start`; their files go behind the next checkpoint.
@@ -164,6 +166,7 @@ impl Partition {
                 flushed: state.next,
                 unflushed_bytes: 0,
                 queued: None,
+                begun: VecDeque::new(),
                 fragments,
                 removed: Vec::new(),
                 names_unsynced: false,
@@ -402,6 +405,12 @@ pub(crate) struct Captured {
 }
 
 impl State {
+    /// A fragment that batches on their way have their place in.
+    pub(crate) fn fragment(&self, number: u32) -> Option<Arc<Fragment>> {
+        let last = self.fragments.last().map(|last| &last.fragment);
+        self.begun.iter().chain(last).find(|fragment| fragment.number() == number).cloned()
+    }
+
     /// Bytes of the durable batches.
     pub(crate) fn bytes(&self) -> u64 {
         self.fragments.iter().map(|kept| u64::from(kept.state.length)).sum::<u64>() + self.unflushed_bytes as u64

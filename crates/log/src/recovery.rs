@@ -4,7 +4,7 @@
 //! entry says and takes the same steps as a live append, so that doing it again after a crash gives the same.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,8 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use goulette_env::{Disk, Env, OpenMode};
-use goulette_records::{Batch, Limits};
-use goulette_types::{Offset, PartitionId, TopicId, TopicName};
+use goulette_records::{Batch, Header, Limits};
+use goulette_types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 use goulette_wal::{RecoverError, RecoveredEntry, Recovery, VisitError, Wal, WalOptions, WalPosition};
 
 use crate::{
@@ -27,7 +27,8 @@ use crate::{
     error::{FlushError, OpenError},
     fragment::{self, Stored, read_file},
     lock,
-    partition::Partition,
+    partition::{Partition, State},
+    reference::Reference,
     retention::Removal,
 };
 
@@ -64,6 +65,7 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
         orphans: BTreeSet::new(),
         touched: HashSet::new(),
         trusted: HashSet::new(),
+        referenced: HashMap::new(),
         refused: None,
     };
     let recovery = replay_wal(&mut replay, position)?;
@@ -197,6 +199,8 @@ struct Replay<'a> {
     touched: HashSet<PartitionId>,
     /// Fragments whose page cache has been dropped.
     trusted: HashSet<(PartitionId, u32)>,
+    /// How far references say that a fragment has bytes.
+    referenced: HashMap<(PartitionId, u32), u32>,
     /// Why the last visit failed.
     refused: Option<OpenError>,
 }
@@ -224,6 +228,7 @@ impl Replay<'_> {
         let bad_name = |error: goulette_types::NameError| refuse(format!("has no name: {error}"));
         match kind {
             Kind::Append => self.append(&head, rest).map_err(refuse_or(&refuse)),
+            Kind::Reference => self.refer(&head, &rest).map_err(refuse_or(&refuse)),
             Kind::CreatePartition => self.create(head.partition, text.parse().map_err(bad_name)?),
             Kind::DeleteTopic => self.delete(head.partition.topic, text.parse().map_err(bad_name)?),
             Kind::RemoveFragments => {
@@ -263,22 +268,98 @@ impl Replay<'_> {
         if let Some(last) = state.epochs.last().filter(|&last| head.epoch < last) {
             return Err(Refusal::Entry(format!("is of epoch {}, and epoch {last} is in the checkpoint", head.epoch)));
         }
-        let position = u32::try_from(head.position).map_err(|_| Refusal::Entry("lies beyond 4 GiB".into()))?;
-        let active = match state.active {
-            Some(active) if (active.number, active.length) == (head.fragment, position) => active,
-            _ if head.fragment >= state.fragment_next && position == 0 => {
-                Active { number: head.fragment, base: head.offset, length: 0, first_append: head.appended }
-            }
-            _ => return Err(Refusal::Entry(format!("does not follow in fragment {}", head.fragment))),
-        };
-        state.note_appended(&batch, active, head.appended);
+        let active = place(&state, head, head.position)?;
+        let position = active.length;
+        state.note_appended(batch.header(), active, head.appended, partition.dir());
         self.engine.charge(batch.encoded_bytes());
-        state.commit(Stored { batch, fragment: head.fragment, position, appended: head.appended });
+        state.commit(Stored { batch, fragment: head.fragment, position, appended: head.appended, direct: false });
         drop(state);
         self.distrust(&partition, active).map_err(Refusal::Open)?;
         self.touched.insert(partition.id());
         if self.engine.unflushed() >= REPLAY_BYTES {
             self.flush().map_err(Refusal::Open)?;
+        }
+        Ok(())
+    }
+
+    /// Batches that were durable in their fragment before the entry was written: takes note of them, and reads none.
+    fn refer(&mut self, head: &Head, rest: &Bytes) -> Result<(), Refusal> {
+        let Some(partition) = self.engine.partition(head.partition) else {
+            self.orphans.insert(head.partition.topic);
+            return Ok(());
+        };
+        let Reference { fragment_base, headers } = Reference::decode(head, rest).map_err(Refusal::Entry)?;
+        // What lies before it in the fragment is to be there first.
+        let not_writable = |error: FlushError| Refusal::Open(not_writable(self.engine, &error));
+        let full = match partition.flush() {
+            Err(FlushError::StorageFull { .. }) => true,
+            flushed => flushed.map_err(not_writable).map(|()| false)?,
+        };
+        let mut state = lock(partition.state());
+        // A checkpoint may know the first of them.
+        let known = headers.partition_point(|header| header.base_offset < state.next);
+        let (known, headers) = headers.split_at(known);
+        let Some(first) = headers.first() else { return Ok(()) };
+        if first.base_offset > state.next {
+            let gap = format!("from {} to {}", state.next, first.base_offset);
+            drop(state);
+            self.lose(format!("partition {} lacks the offsets {gap}", head.partition));
+            return Ok(());
+        }
+        let known_bytes: usize = known.iter().map(Header::encoded_bytes).sum();
+        let begun = place(&state, head, head.position + known_bytes as u64)?;
+        if begun.base != fragment_base {
+            return Err(Refusal::Entry(format!("does not follow in fragment {}", head.fragment)));
+        }
+        let mut active = begun;
+        for header in headers {
+            if state.epochs.last() > header.leader_epoch {
+                return Err(Refusal::Entry("is of an epoch older than the one before".into()));
+            }
+            state.note_appended(header, active, head.appended, partition.dir());
+            active = state.active.expect("a batch was just noted in it");
+        }
+        drop(state);
+        self.distrust(&partition, active).map_err(Refusal::Open)?;
+        if full {
+            self.touched.insert(partition.id());
+            return self.take_into_memory(&partition, begun, headers, head.appended).map_err(Refusal::Open);
+        }
+        self.referenced.insert((partition.id(), active.number), active.length);
+        let fragment = partition.fragment_for(active.number).map_err(not_writable)?;
+        fragment.note(begun.length, true, headers.iter());
+        let mut state = lock(partition.state());
+        state.note_written(fragment, headers.iter().map(|header| (header, head.appended)));
+        state.end = state.next;
+        // They are not in memory, and what is has no gap.
+        state.tail.clear();
+        for producer in headers.iter().filter_map(Header::producer) {
+            let end = state.end;
+            state.producers.settle(producer.id, end);
+        }
+        Ok(())
+    }
+
+    /// What lies before the batches has to stay in memory, as the disk is full: then so have they.
+    fn take_into_memory(
+        &mut self,
+        partition: &Partition,
+        begun: Active,
+        headers: &[Header],
+        appended: Timestamp,
+    ) -> Result<(), OpenError> {
+        let path = partition.dir().join(fragment::file_name(begun.number, begun.base));
+        let failed = |source| OpenError::Io { doing: "read", path: path.clone(), source };
+        let file = self.engine.env.disk.open(&path, OpenMode::Read).map_err(failed)?;
+        let mut position = begun.length;
+        for header in headers {
+            let mut bytes = vec![0; header.encoded_bytes()];
+            file.read_exact_at(&mut bytes, position.into()).map_err(failed)?;
+            let batch = Batch::from_bytes(bytes.into(), &Limits::WIDEST);
+            let batch = batch.map_err(|error| OpenError::Damaged { path: path.clone(), reason: error.to_string() })?;
+            self.engine.charge(batch.encoded_bytes());
+            lock(partition.state()).commit(Stored { batch, fragment: begun.number, position, appended, direct: true });
+            position += header.encoded_bytes() as u32;
         }
         Ok(())
     }
@@ -340,11 +421,32 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Looks whether the files are as long as references say. Before anything else is written to them.
+    fn check_referenced(&mut self) -> Result<(), OpenError> {
+        for ((id, number), length) in std::mem::take(&mut self.referenced) {
+            let Some(partition) = self.engine.partition(id) else { continue };
+            let state = lock(partition.state());
+            let Some(kept) = state.fragments.iter().find(|kept| kept.state.number == number) else { continue };
+            let path = kept.fragment.path();
+            let found = match self.engine.env.disk.open(path, OpenMode::Read).and_then(|file| file.len()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                found => found.map_err(|source| OpenError::Io { doing: "open", path: path.into(), source })?,
+            };
+            let lost = format!("{} has {found} bytes instead of {length}", path.display());
+            drop(state);
+            if found < length.into() {
+                self.lose(lost);
+            }
+        }
+        Ok(())
+    }
+
     fn lose(&mut self, reason: String) {
         self.report.lost.get_or_insert(reason);
     }
 
     fn finish(mut self) -> Result<(), OpenError> {
+        self.check_referenced()?;
         self.flush()?;
         let deleted: BTreeSet<_> = lock(&self.engine.deleted).iter().map(|topic| topic.id).collect();
         if let Some(topic) = self.orphans.difference(&deleted).next() {
@@ -361,6 +463,18 @@ fn carry(engine: &Engine, partition: &Arc<Partition>) -> Result<(), OpenError> {
     match partition.flush() {
         Ok(()) | Err(FlushError::StorageFull { .. }) => Ok(()),
         Err(error) => Err(not_writable(engine, &error)),
+    }
+}
+
+/// The fragment that an entry names, if its batch at `position` follows there.
+fn place(state: &State, head: &Head, position: u64) -> Result<Active, Refusal> {
+    let position = u32::try_from(position).map_err(|_| Refusal::Entry("lies beyond 4 GiB".into()))?;
+    match state.active {
+        Some(active) if (active.number, active.length) == (head.fragment, position) => Ok(active),
+        _ if head.fragment >= state.fragment_next && position == 0 => {
+            Ok(Active { number: head.fragment, base: head.offset, length: 0, first_append: head.appended })
+        }
+        _ => Err(Refusal::Entry(format!("does not follow in fragment {}", head.fragment))),
     }
 }
 

@@ -10,21 +10,21 @@ use crate::{checkpointer, engine::Engine, fragment, lock};
 
 /// Sets aside what lies in the folders of topics and belongs to no partition: an operator may know better than we do.
 /// Folders without any file are removed, and what a crash left of fragments whose removal a checkpoint has seen: those
-/// that it has not seen are still on their partition's list.
-pub(crate) fn set_aside_unknown(engine: &Engine) -> io::Result<Vec<PathBuf>> {
+/// that it has not seen are still on their partition's list. So are, unless something was `lost`, fragments that a partition
+/// had only begun: nothing in them was ever referred to.
+pub(crate) fn set_aside_unknown(engine: &Engine, lost: bool) -> io::Result<Vec<PathBuf>> {
     let disk = &*engine.env.disk;
     let mut known_dirs = BTreeSet::from([engine.topics_dir()]);
     let mut known_files = HashSet::new();
-    let mut firsts = HashMap::new();
+    let mut live = HashMap::new();
     for partition in engine.partitions() {
         known_dirs.extend(partition.dir().ancestors().take(2).map(Path::to_owned));
         let state = lock(partition.state());
         for fragment in state.fragments.iter().map(|kept| &kept.fragment).chain(&state.removed) {
             known_files.insert(fragment.path().with_extension(""));
         }
-        if let Some(first) = state.fragments.first() {
-            firsts.insert(partition.dir().to_owned(), first.state);
-        }
+        let first = state.fragments.first().map(|first| (first.state.number, first.state.base));
+        live.insert(partition.dir().to_owned(), (first, state.fragment_next));
     }
     let deleted: BTreeSet<_> =
         lock(&engine.deleted).iter().map(|topic| engine.topic_dir(topic.id, &topic.name)).collect();
@@ -38,9 +38,13 @@ pub(crate) fn set_aside_unknown(engine: &Engine) -> io::Result<Vec<PathBuf>> {
             if known {
                 continue;
             }
-            let is_removed =
-                |(number, base)| firsts.get(dir).is_some_and(|first| number < first.number && base < first.base);
-            if !entry.is_dir && fragment::parse_name(&entry.name).is_some_and(is_removed) {
+            let is_needless = |(number, base)| {
+                live.get(dir).is_some_and(|&(first, next)| {
+                    let is_removed = first.is_some_and(|first| number < first.0 && base < first.1);
+                    is_removed || (number >= next && !lost)
+                })
+            };
+            if !entry.is_dir && fragment::parse_name(&entry.name).is_some_and(is_needless) {
                 disk.remove_file(&path)?;
                 continue;
             }

@@ -5,12 +5,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
+use goulette_env::OpenMode;
 use goulette_records::{Batch, Limits};
 use goulette_types::{Offset, PartitionId, PartitionIndex, TopicName};
 use goulette_wal::{Wal, WalOptions, segment_name};
 
-use super::{Inspection, parse, walk::walk};
-use crate::entry::Kind;
+use super::{Found, Inspection, parse, walk::walk};
+use crate::{
+    entry::{Head, Kind},
+    fragment::file_name,
+    reference::Reference,
+};
 
 /// Which batches to show.
 #[derive(Clone, Debug, Default)]
@@ -77,15 +83,24 @@ impl Inspection {
         // The second reading. What is wrong with the WAL as a whole was found by the first one, and verify tells it; an
         // entry that is no sound batch was, too.
         let _ = Wal::<()>::recover(&self.env, &dir, WalOptions::default(), self.wal.from, &mut |entry| {
-            let Ok((Kind::Append, head, batch)) = parse(&entry) else { return Ok(()) };
+            let Ok((kind, head, rest)) = parse(&entry) else { return Ok(()) };
             let Some(found) = self.partitions.get(&head.partition) else { return Ok(()) };
-            if head.offset < found.flushed || !selection.takes(head.partition, &found.topic) {
+            if !selection.takes(head.partition, &found.topic) {
+                return Ok(());
+            }
+            if kind == Kind::Reference {
+                return match self.dump_referenced(found, selection, &head, &rest, visit) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(()) => Err("enough was shown".into()),
+                };
+            }
+            if kind != Kind::Append || head.offset < found.flushed {
                 return Ok(());
             }
             if segment.0 != entry.position.segment {
                 segment = (entry.position.segment, dir.join(segment_name(entry.position.segment)));
             }
-            let batch = Batch::from_bytes(batch, &Limits::WIDEST).map_err(|error| error.to_string());
+            let batch = Batch::from_bytes(rest, &Limits::WIDEST).map_err(|error| error.to_string());
             if batch.as_ref().is_ok_and(|batch| batch.next_offset() <= selection.from) {
                 return Ok(());
             }
@@ -95,6 +110,39 @@ impl Inspection {
                 ControlFlow::Break(()) => Err("enough was shown".into()),
             }
         });
+    }
+}
+
+impl Inspection {
+    /// Batches that stand in a fragment behind what the checkpoint knows of it.
+    fn dump_referenced(
+        &self,
+        found: &Found,
+        selection: &Selection,
+        head: &Head,
+        rest: &Bytes,
+        visit: &mut dyn FnMut(Dumped<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let Ok(Reference { fragment_base, headers }) = Reference::decode(head, rest) else {
+            return ControlFlow::Continue(());
+        };
+        let file = found.dir.join(file_name(head.fragment, fragment_base));
+        let opened = self.env.disk.open(&file, OpenMode::Read);
+        let mut position = head.position;
+        for header in headers {
+            let bytes = header.encoded_bytes();
+            if header.base_offset >= found.flushed && header.next_offset() > selection.from {
+                let batch = opened.as_ref().map_err(ToString::to_string).and_then(|file| {
+                    let mut buffer = vec![0; bytes];
+                    file.read_exact_at(&mut buffer, position).map_err(|error| error.to_string())?;
+                    let batch = Batch::from_bytes(buffer.into(), &Limits::WIDEST).map_err(|error| error.to_string())?;
+                    if *batch.header() == header { Ok(batch) } else { Err("it is not what the WAL refers to".into()) }
+                });
+                visit(Dumped { id: head.partition, topic: &found.topic, file: &file, position, batch })?;
+            }
+            position += bytes as u64;
+        }
+        ControlFlow::Continue(())
     }
 }
 

@@ -12,21 +12,31 @@ const CRASHES: [Unsynced; 4] = [Unsynced::None, Unsynced::All, Unsynced::Torn, U
 
 #[test]
 fn every_acknowledged_batch_survives_a_stop_at_every_disk_operation() {
-    assert!(stop_everywhere(&[|run| run.script()]) > 150);
+    assert!(stop_everywhere(small(), &[|run| run.script()]) > 150);
 }
 
 #[test]
 fn what_was_removed_stays_removed_and_the_rest_stays_after_a_stop_at_every_disk_operation() {
-    assert!(stop_everywhere(&[|run| run.remove(), |run| run.remove_more()]) > 250);
+    assert!(stop_everywhere(small(), &[|run| run.remove(), |run| run.remove_more()]) > 250);
+}
+
+#[test]
+fn both_are_as_true_of_batches_that_are_written_directly() {
+    // All of them directly, and those of larger groups only: which ones depends on the machine's mood.
+    for direct_bytes in [1, 900] {
+        let options = LogOptions { direct_bytes, ..small() };
+        assert!(stop_everywhere(options.clone(), &[|run| run.script()]) > 150);
+        assert!(stop_everywhere(options, &[|run| run.remove(), |run| run.remove_more()]) > 250);
+    }
 }
 
 /// Stops at every disk operation in turn, looks what is left and goes on. Returns how many there were.
-fn stop_everywhere(lives: &[Life]) -> u64 {
+fn stop_everywhere(options: LogOptions, lives: &[Life]) -> u64 {
     let mut stops = 0;
     for stop_at in 1.. {
         let disk = SimDisk::from_seed(stop_at);
         disk.set_faults(Faults { stop_at: Some(stop_at), ..Faults::default() });
-        let mut model = Model::default();
+        let mut model = Model { options: options.clone(), ..Model::default() };
         let done = run(&disk, &mut model, lives);
         for unsynced in CRASHES {
             let (crashed, mut model) = (disk.crash(unsynced), model.clone());
@@ -62,8 +72,9 @@ fn checkpoints_that_run_beside_appends_lose_nothing_either() {
     for seed in 0..60 {
         let disk = SimDisk::from_seed(seed);
         disk.set_faults(Faults { stop_at: Some(60 + 7 * seed), ..Faults::default() });
-        let mut model = Model::default();
-        let (log, _) = open(disk.env(), small());
+        let direct_bytes = [1, 900, small().direct_bytes][seed as usize % 3];
+        let mut model = Model { options: LogOptions { direct_bytes, ..small() }, ..Model::default() };
+        let (log, _) = open(disk.env(), model.options.clone());
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -110,7 +121,7 @@ fn a_checkpoint_may_know_more_than_its_position_says() {
         append(&b, numbered(B, 1)).unwrap();
     });
     log.checkpoint().unwrap();
-    let expected = model.0.get_mut(&id(B, 0)).unwrap();
+    let expected = model.partitions.get_mut(&id(B, 0)).unwrap();
     expected.sent.push(values_of(B, 1));
     expected.acknowledged += 1;
     drop(log);
@@ -142,7 +153,7 @@ fn a_failed_sync_or_write_loses_nothing_that_was_acknowledged() {
     let mut failures = 0;
     for fail_at in 1.. {
         let mut all_done = true;
-        for sync in [true, false] {
+        for (sync, direct_bytes) in [(true, 1), (true, usize::MAX), (false, 1), (false, usize::MAX)] {
             let fault = Some(fail_at);
             let faults = match sync {
                 true => Faults { fail_sync_at: fault, ..Faults::default() },
@@ -150,7 +161,7 @@ fn a_failed_sync_or_write_loses_nothing_that_was_acknowledged() {
             };
             let disk = SimDisk::from_seed(fail_at);
             disk.set_faults(faults);
-            let mut model = Model::default();
+            let mut model = Model { options: LogOptions { direct_bytes, ..small() }, ..Model::default() };
             if run(&disk, &mut model, &[|run| run.script()]) {
                 continue;
             }

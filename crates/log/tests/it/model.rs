@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
 use goulette_env::sim::SimDisk;
-use goulette_log::{ChangeError, Log, REMEMBERED_BATCHES, RecoveryReport, Retention, RetentionEvent};
+use goulette_log::{ChangeError, Log, LogOptions, REMEMBERED_BATCHES, RecoveryReport, Retention, RetentionEvent};
 use goulette_types::{Offset, PartitionId, Timestamp};
 
 use crate::support::*;
@@ -39,8 +39,18 @@ pub(crate) struct Expected {
     starts: RangeInclusive<u64>,
 }
 
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Model(pub(crate) BTreeMap<PartitionId, Expected>);
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) partitions: BTreeMap<PartitionId, Expected>,
+    /// With which the log is opened each time.
+    pub(crate) options: LogOptions,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { partitions: BTreeMap::new(), options: small() }
+    }
+}
 
 /// Runs the script's steps until one fails.
 pub(crate) struct Run<'a> {
@@ -62,14 +72,14 @@ impl Run<'_> {
         let (created, deleted) = (Known::of(&outcome), Known::No);
         let new =
             Expected { created, deleted, sent: Vec::new(), acknowledged: 0, positions: vec![None], starts: 0..=0 };
-        self.model.0.insert(id, new);
+        self.model.partitions.insert(id, new);
         outcome.map(drop).map_err(|_| Stopped)
     }
 
     /// Sends so many batches at once, then waits for all of them.
     pub(crate) fn append(&mut self, of: u128, count: usize) -> Result<(), Stopped> {
         let partition = self.log.partition(id(of, 0)).unwrap();
-        let expected = self.model.0.get_mut(&id(of, 0)).unwrap();
+        let expected = self.model.partitions.get_mut(&id(of, 0)).unwrap();
         let first = expected.sent.len();
         let waiting: Vec<_> = (first..first + count)
             .map(|number| {
@@ -92,7 +102,7 @@ impl Run<'_> {
 
     pub(crate) fn position(&mut self, of: u128, offset: u64) -> Result<(), Stopped> {
         let partition = self.log.partition(id(of, 0)).unwrap();
-        let expected = self.model.0.get_mut(&id(of, 0)).unwrap();
+        let expected = self.model.partitions.get_mut(&id(of, 0)).unwrap();
         expected.positions.push(Some(offset));
         commit_position(&partition, "readers", offset).map_err(|_| Stopped)?;
         expected.positions = vec![Some(offset)];
@@ -101,14 +111,14 @@ impl Run<'_> {
 
     pub(crate) fn delete(&mut self, of: u128) -> Result<(), Stopped> {
         let outcome = self.log.delete_topic(id(of, 0).topic);
-        self.model.0.get_mut(&id(of, 0)).unwrap().deleted = Known::of(&outcome);
+        self.model.partitions.get_mut(&id(of, 0)).unwrap().deleted = Known::of(&outcome);
         outcome.map_err(|_| Stopped)
     }
 
     /// Removes the oldest fragments while those behind them have so many bytes.
     pub(crate) fn retain(&mut self, of: u128, bytes: u64) -> Result<(), Stopped> {
         let partition = self.log.partition(id(of, 0)).unwrap();
-        let expected = self.model.0.get_mut(&id(of, 0)).unwrap();
+        let expected = self.model.partitions.get_mut(&id(of, 0)).unwrap();
         partition.set_retention(Retention { age: None, bytes: Some(bytes) });
         let start = *expected.starts.start();
         expected.starts = start..=offset_of(expected.acknowledged).0;
@@ -221,7 +231,7 @@ pub(crate) type Life = fn(&mut Run<'_>) -> Result<(), Stopped>;
 /// all went through.
 pub(crate) fn run(disk: &SimDisk, model: &mut Model, lives: &[Life]) -> bool {
     lives.iter().enumerate().all(|(number, life)| {
-        let Ok((log, _)) = Log::open(disk.env(), Path::new(DIR), small()) else { return false };
+        let Ok((log, _)) = Log::open(disk.env(), Path::new(DIR), model.options.clone()) else { return false };
         let went = life(&mut Run { log: &log, model });
         went.is_ok() && (number + 1 < lives.len() || log.close().is_ok())
     })
@@ -230,7 +240,7 @@ pub(crate) fn run(disk: &SimDisk, model: &mut Model, lives: &[Life]) -> bool {
 impl Model {
     /// Opens what a crash left and looks whether it is as it must be. Returns none if the machine went off again.
     pub(crate) fn check(&mut self, disk: &SimDisk) -> Option<(Log, RecoveryReport)> {
-        let (log, report) = match Log::open(disk.env(), Path::new(DIR), small()) {
+        let (log, report) = match Log::open(disk.env(), Path::new(DIR), self.options.clone()) {
             Ok(opened) => opened,
             Err(error) => {
                 assert!(disk.is_stopped(), "{error}");
@@ -239,7 +249,7 @@ impl Model {
         };
         assert_eq!(report.lost, None);
         assert!(report.set_aside.is_empty(), "{:?}", report.set_aside);
-        for (id, expected) in &mut self.0 {
+        for (id, expected) in &mut self.partitions {
             let partition = log.partition(*id);
             let Some(partition) = partition else {
                 assert!(expected.created != Known::Yes || expected.deleted != Known::No, "{id} is missing");
@@ -265,7 +275,7 @@ impl Model {
 
     /// The producers go on as if nothing had happened: they send again what was not answered, and what was.
     pub(crate) fn go_on(&mut self, log: &Log) {
-        for (id, expected) in &mut self.0 {
+        for (id, expected) in &mut self.partitions {
             let Some(partition) = log.partition(*id) else { continue };
             // First a batch that is new: from then on the last ones sent are the last ones remembered.
             for number in (expected.acknowledged..expected.sent.len() + 2).chain(0..expected.acknowledged) {
@@ -285,7 +295,7 @@ impl Model {
     pub(crate) fn check_files(&self, disk: &SimDisk) {
         for path in disk.files().keys() {
             let text = path.to_string_lossy();
-            for (id, expected) in self.0.iter().filter(|(id, _)| text.contains(&format!("{}/", id.topic))) {
+            for (id, expected) in self.partitions.iter().filter(|(id, _)| text.contains(&format!("{}/", id.topic))) {
                 let name = path.file_name().unwrap().to_string_lossy();
                 let base: u64 = name[..20].parse().unwrap();
                 assert!(base >= *expected.starts.start(), "{id}: {text} is left, below {:?}", expected.starts);

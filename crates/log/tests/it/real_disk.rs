@@ -19,6 +19,7 @@ fn busy() -> LogOptions {
         wal: WalOptions { segment_bytes: 256 << 10, ..WalOptions::default() },
         roll: crate::support::roll(100 << 10),
         unflushed_bytes_max: 400 << 10,
+        direct_bytes: 4 << 10,
         tail_cache_bytes: 100 << 10,
         flush_bytes: 8 << 10,
         flush_age: Duration::from_millis(2),
