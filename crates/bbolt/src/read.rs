@@ -67,6 +67,12 @@ impl<'a> Reader<'a> {
         Ok(Self { file, meta })
     }
 
+    /// Bytes of the file that are in use; what follows is not the database's.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.meta.pages * u64::from(self.meta.page_size)
+    }
+
     /// The top-level buckets, in the order of their names.
     #[must_use]
     pub fn root(&self) -> Bucket {

@@ -12,6 +12,7 @@ mod auth;
 pub mod consensus;
 pub mod error;
 pub mod lease;
+pub mod snapshot;
 pub mod state;
 pub mod store;
 pub mod watch;

@@ -42,6 +42,7 @@ pub(crate) use index::{Change, Index};
 pub use index::{KeyRange, RangeEnd};
 pub use revision::Revision;
 pub use transfer::Frozen;
+pub(crate) use transfer::Writer;
 pub(crate) use txn::{check_delete_request, check_put_request, check_range_request, check_txn_request};
 
 use crate::EtcdError;

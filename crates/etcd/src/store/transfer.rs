@@ -3,7 +3,12 @@
 //! The stream: 8 bytes of magic, then for each entry bucket (1 byte), key length, value length (4 bytes each, little
 //! endian), key, value; a bucket of 255 ends it; then the CRC-32C of all before (4 bytes, little endian).
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use goulette_env::Disk;
 
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable};
 
@@ -15,8 +20,9 @@ const END: u8 = 255;
 const CONFIGURATION: u8 = 254;
 /// Longest key or value that a stream may announce: a transaction's limits keep all far below.
 const BYTES_MAX: usize = 64 << 20;
-/// Entries written in one transaction.
+/// Entries written in one transaction, and their bytes, whichever is reached first.
 const STEP: usize = 10_000;
+const STEP_BYTES: usize = 8 << 20;
 
 /// A frozen view of the whole state.
 pub struct Frozen {
@@ -54,6 +60,26 @@ impl Store {
         }
         writer.finish()?;
         self.replace(fresh)
+    }
+
+    /// Makes a store in `folder`, which has none, of what `fill` inserts. Durable on return; after an error there is none.
+    ///
+    /// # Errors
+    /// What `fill` says, or [`StoreError`].
+    pub(crate) fn fill<T, E: From<StoreError>>(
+        disk: &dyn Disk,
+        folder: &Path,
+        fill: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let path = tables::draft(folder);
+        let fresh = tables::create(disk, &path)?;
+        let mut writer = Writer::new(&fresh);
+        let filled = fill(&mut writer)?;
+        writer.finish()?;
+        drop(fresh);
+        disk.rename(&path, &folder.join(tables::FILE_NAME)).map_err(StoreError::from)?;
+        tables::sync_names(disk, folder).map_err(StoreError::from)?;
+        Ok(filled)
     }
 
     /// Writes everything into a fresh file, without the free space of the old one. Nobody else can read or write
@@ -195,16 +221,19 @@ fn damaged(why: &str) -> StoreError {
 pub(crate) struct Writer<'d> {
     database: &'d Database,
     pending: Vec<(tables::Bucket, Vec<u8>, Vec<u8>)>,
+    pending_bytes: usize,
 }
 
 impl<'d> Writer<'d> {
     pub(crate) fn new(database: &'d Database) -> Self {
-        Self { database, pending: Vec::new() }
+        Self { database, pending: Vec::new(), pending_bytes: 0 }
     }
 
     pub(crate) fn insert(&mut self, bucket: tables::Bucket, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         self.pending.push((bucket, key.to_vec(), value.to_vec()));
-        if self.pending.len() == STEP { self.flush(Durability::None) } else { Ok(()) }
+        self.pending_bytes += key.len() + value.len();
+        let full = self.pending.len() == STEP || self.pending_bytes >= STEP_BYTES;
+        if full { self.flush(Durability::None) } else { Ok(()) }
     }
 
     /// Makes everything durable.
@@ -224,6 +253,7 @@ impl<'d> Writer<'d> {
         }
         write.commit()?;
         self.pending.clear();
+        self.pending_bytes = 0;
         Ok(())
     }
 }
