@@ -11,6 +11,8 @@ const ETCD: [&str; 4] = [
     "v3lockpb/v3lock.proto",
     "v3electionpb/v3election.proto",
 ];
+/// What the members of an embedded etcd cluster say to each other: no public interface, so not in the reflection.
+const RAFT: [&str; 1] = ["goulette/raft/v1/raft.proto"];
 const FILES: [&str; 3] = ["goulette/v1/common.proto", "goulette/v1/sentinel.proto", "goulette/v1/broker.proto"];
 
 #[allow(clippy::disallowed_methods, reason = "a build script writes its output")]
@@ -23,5 +25,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let etcd = protox::compile(ETCD, ["proto/etcd"])?;
     fs::write(out.join("etcd.bin"), etcd.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").compile_fds(etcd)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(protox::compile(RAFT, ["proto"])?)?;
     Ok(())
 }

@@ -53,6 +53,17 @@ pub mod etcd {
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd.bin"));
 }
 
+/// The generated messages, clients and servers of `goulette.raft.v1`: between the members of an embedded etcd cluster.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from the .proto files, which carry the comments"
+)]
+pub mod raft {
+    tonic::include_proto!("goulette.raft.v1");
+}
+
 /// The encoded file descriptors of `goulette.v1`, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/goulette.v1.bin"));
 
