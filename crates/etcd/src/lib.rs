@@ -13,6 +13,7 @@ pub mod consensus;
 pub mod error;
 pub mod lease;
 pub mod snapshot;
+pub mod raft;
 pub mod state;
 pub mod store;
 pub mod watch;
