@@ -173,6 +173,11 @@ impl LogStore {
         self.shared.durable.subscribe()
     }
 
+    /// The first index that is not purged.
+    pub(crate) fn start(&self) -> u64 {
+        self.memory().purged.map_or(0, |id| id.index + 1)
+    }
+
     /// The WAL's own facts.
     pub(crate) fn stats(&self) -> goulette_wal::WalStats {
         self.shared.wal().stats()

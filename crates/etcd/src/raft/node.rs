@@ -182,6 +182,11 @@ impl RaftNode {
         self.log.stats()
     }
 
+    /// The first index (as clients count) that the log still holds.
+    pub fn log_start(&self) -> u64 {
+        self.log.start() + 1
+    }
+
     /// The members as of the last entry that says so.
     pub fn members(&self) -> Vec<MemberRaft> {
         super::types::members_of(self.core.membership().membership())

@@ -71,6 +71,7 @@ async fn a_member_that_lags_too_far_is_sent_the_whole_state() {
     for batch in 0..10 {
         propose(&cluster, leader, batch * 50..(batch + 1) * 50).await;
     }
+    eventually("a cut log", || (cluster.node(leader).log_start() > 200).then_some(())).await;
     cluster.run(slow).await.unwrap();
     cluster.agree_on(500).await;
     assert!(*cluster.recorder(slow).installed.lock().unwrap() > 0, "the log before was cut");
