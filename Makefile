@@ -74,7 +74,7 @@ stop-all: ## stop what these targets started, and nothing else
 
 ##@ check
 
-.PHONY: test fmt vet verify fix test-large test-powerloss test-disk-full test-python test-kafka-format test-deps bench bench-storage fuzz
+.PHONY: test fmt vet verify fix test-large test-deliberate-bugs test-powerloss test-disk-full test-python test-kafka-format test-deps bench bench-storage fuzz
 test: ## every test that needs no root and no other software
 	$(CARGO) test --workspace --locked
 
@@ -97,6 +97,9 @@ test-deps: ## licences, advisories and doubled versions (cargo-deny, where it is
 
 test-large: build ## a million lines through the real binary, with kill -9 of broker and sentinel
 	@scripts/test-large.sh
+
+test-deliberate-bugs: ## builds known mistakes in, one at a time: the crash tests must find each (BUG: only that one)
+	@scripts/test-deliberate-bugs.sh $(BUG)
 
 test-powerloss: build ## 50 real power cuts of an ext4 image under load (needs root; exits 77 where it cannot run)
 	@GOULETTE_BIN=$(CURDIR)/bin/goulette $(CARGO) test --locked -p goulette --test powerloss
