@@ -146,6 +146,21 @@ impl Core {
         }
     }
 
+    /// Whether the members agreed on are as the change wants them.
+    pub(crate) fn is_done(&self, change: &MemberChange) -> bool {
+        let metrics = self.metrics();
+        let membership = metrics.committed_membership_config.membership();
+        match change {
+            _ if membership.get_joint_config().len() > 1 => false,
+            MemberChange::Add(member) => membership.get_node(&member.id).is_some(),
+            MemberChange::Remove(id) => membership.get_node(id).is_none(),
+            MemberChange::Promote(id) => membership.voter_ids().any(|voter| voter == *id),
+            MemberChange::Update(member) => {
+                membership.get_node(&member.id).is_some_and(|known| known.peer_urls == member.peer_urls)
+            }
+        }
+    }
+
     /// What openraft has to do for a change, in the membership as it is now.
     fn plan(&self, change: &MemberChange) -> Result<ChangeMembers<u64, Member>, Refusal> {
         let stored = self.membership();

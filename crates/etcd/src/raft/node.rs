@@ -192,6 +192,13 @@ impl RaftNode {
         super::types::members_of(self.core.membership().membership())
     }
 
+    /// Whether a change of members is under way: until it is done, both the old and the new ones have to agree.
+    pub fn is_changing_members(&self) -> bool {
+        let metrics = self.core.metrics();
+        metrics.membership_config.get_joint_config().len() > 1
+            || metrics.membership_config != metrics.committed_membership_config
+    }
+
     /// Waits until somebody leads; none at the deadline.
     async fn wait_for_leader(&self, deadline: Instant) -> Option<MemberId> {
         let mut leadership = self.leadership.clone();
@@ -209,6 +216,35 @@ impl RaftNode {
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
         let mut applied = self.applied.clone();
         matches!(timeout_at(deadline, applied.wait_for(|applied| *applied >= index)).await, Ok(Ok(_)))
+    }
+
+    /// Waits until the members agreed on are as the change wants them, for one whose answer was lost with its leader.
+    async fn wait_done(&self, change: &MemberChange, deadline: Instant) -> bool {
+        while !self.core.is_done(change) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(ROUND).await;
+        }
+        true
+    }
+
+    /// Takes a change of members to another member, which leads.
+    async fn ask_for_change(
+        &self,
+        leader: MemberId,
+        request: pb::ChangeMembersRequest,
+        deadline: Instant,
+    ) -> Result<u64, Refusal> {
+        let Some(mut client) = self.peers.client(leader, Use::Control) else { return Err(Refusal::NotLeader) };
+        tokio::select! {
+            answer = timeout_at(deadline, client.change_members(request)) => match answer {
+                Ok(Ok(answer)) => Ok(answer.into_inner().index),
+                Ok(Err(status)) => Err(Refusal::from_status(&status)),
+                Err(_) => Err(Refusal::Unknown),
+            },
+            () = self.leader_lost(leader) => Err(Refusal::Unknown),
+        }
     }
 
     /// Takes one proposal to whoever leads now.
@@ -300,19 +336,13 @@ impl Consensus for RaftNode {
                 self.core.change_members(change.clone()).await
             } else {
                 let request = pb::ChangeMembersRequest { change: Some(change_to_pb(&change)) };
-                match self.peers.client(leader, Use::Control) {
-                    None => Err(Refusal::NotLeader),
-                    Some(mut client) => match timeout_at(deadline, client.change_members(request)).await {
-                        Ok(Ok(answer)) => Ok(answer.into_inner().index),
-                        Ok(Err(status)) => Err(Refusal::from_status(&status)),
-                        Err(_) => Err(Refusal::Unknown),
-                    },
-                }
+                self.ask_for_change(leader, request, deadline).await
             };
             match changed {
                 // A member that removed itself learns no more.
                 Ok(_) if change == MemberChange::Remove(self.core.own) => return Ok(()),
                 Ok(index) if self.wait_applied(index, deadline).await => return Ok(()),
+                Err(Refusal::Unknown) if self.wait_done(&change, deadline).await => return Ok(()),
                 Ok(_) | Err(Refusal::Unknown) => return Err(ChangeError::Unknown),
                 Err(Refusal::Etcd(error)) => return Err(ChangeError::Refused(error)),
                 Err(Refusal::NotLeader) => {
@@ -388,7 +418,8 @@ fn config_of(options: &RaftOptions) -> Result<Config, RaftStartError> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_count.max(1)),
         max_in_snapshot_log_to_keep: options.catch_up_entries,
         purge_batch_size: (options.snapshot_count / 4).clamp(1, 256),
-        removed_leader_step_down: StepDownPolicy::After(heartbeat),
+        // Long enough to answer whoever asked for its removal.
+        removed_leader_step_down: StepDownPolicy::After(election),
         broadcast_submitted_on_append: Some(true),
         enable_pre_vote: Some(true),
         backoff: "50ms 100ms 200ms ...500ms".into(),

@@ -38,6 +38,8 @@ async fn a_cluster_grows_from_one_to_three_and_shrinks_again() {
     let third = add(&mut cluster, false).await;
     cluster.run(third).await.unwrap();
     eventually("a vote for the third", || (!cluster.node(third).status().is_learner).then_some(())).await;
+    let leader = cluster.leader().await;
+    eventually("the end of the change", || (!cluster.node(leader).is_changing_members()).then_some(())).await;
     cluster.agree_on(2).await;
 
     // Now one of three may be missing.
