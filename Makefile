@@ -17,13 +17,14 @@ SENTINEL ?= 127.0.0.1:$(SENTINEL_PORT)
 
 export TOPIC GROUP SENTINEL
 
-.PHONY: help
+# None of them is a file.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' Makefile)
+
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##@ build
 
-.PHONY: deps build install uninstall clean clean-data
 deps: ## check the toolchain; install what is missing, or say how
 	@scripts/deps.sh
 
@@ -49,7 +50,6 @@ clean-data: ## data/ and logs/, after asking (YES=1: without); refuses while som
 
 ##@ run
 
-.PHONY: run-sentinel run-broker run-producer run-consumer run-all status stop-all
 run-sentinel: build ## a sentinel in the foreground, without etcd (ID, PORT)
 	@exec scripts/service.sh run sentinel "$(or $(ID),sentinel1)" "$(or $(PORT),$(SENTINEL_PORT))" -enable-embedded-etcd=false
 
@@ -74,7 +74,6 @@ stop-all: ## stop what these targets started, and nothing else
 
 ##@ check
 
-.PHONY: test fmt vet verify fix test-large test-deliberate-bugs test-powerloss test-disk-full test-python test-kafka-format test-deps bench bench-storage fuzz
 test: ## every test that needs no root and no other software
 	$(CARGO) test --workspace --locked
 
@@ -106,6 +105,10 @@ test-powerloss: build ## 50 real power cuts of an ext4 image under load (needs r
 
 test-disk-full: build ## a broker on an image of 256 MiB that runs full (needs root; exits 77 where it cannot run)
 	@GOULETTE_BIN=$(CURDIR)/bin/goulette $(CARGO) test --locked -p goulette --test diskfull
+
+test-etcd-store: ## the metadata store against a real etcd (ETCD_BIN: its program)
+	@[ -x "$${ETCD_BIN:=$$(command -v etcd || true)}" ] || { echo "no etcd found: name its program in ETCD_BIN" >&2; exit 77; }; \
+	export ETCD_BIN; $(CARGO) test -p goulette-meta --test it -- --include-ignored
 
 test-python: build ## publish and pull from Python, by grpcio
 	@scripts/test-python.sh

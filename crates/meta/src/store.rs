@@ -150,6 +150,12 @@ pub enum MetaError {
     /// A key is not UTF-8, so it is none of ours.
     #[error("a key under the prefix is not UTF-8")]
     ForeignKey,
+    /// The store does not answer; nothing is written. It may answer later.
+    #[error("the metadata store does not answer")]
+    Unavailable(#[source] Source),
+    /// The store refuses this sentinel's name, password or rights; nothing is written.
+    #[error("the metadata store refuses access")]
+    Denied(#[source] Source),
     /// The store failed; nothing is written.
     #[error("the metadata store failed")]
     Storage(#[source] Source),
@@ -168,6 +174,8 @@ impl MetaError {
             MetaError::TooLarge { .. } => ErrorKind::TooLarge,
             MetaError::Compacted { .. } => ErrorKind::OutOfRange,
             MetaError::ForeignKey => ErrorKind::Invalid,
+            MetaError::Unavailable(_) => ErrorKind::Unavailable,
+            MetaError::Denied(_) => ErrorKind::Invalid,
             MetaError::Storage(_) => ErrorKind::Internal,
             MetaError::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
             MetaError::Closed => ErrorKind::Unavailable,
