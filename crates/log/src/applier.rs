@@ -109,7 +109,8 @@ impl Applier {
             }
             Tag::Remove { partition, removal, done } => {
                 let removed = lock(partition.state()).remove_fragments(&removal);
-                assert!(removed, "what was there when the removal was ordered stays until it is applied");
+                let bytes = removed.expect("what was there when the removal was ordered stays until it is applied");
+                self.engine.note_removed(bytes);
                 self.answers.push(Answer::Change(done));
             }
         }

@@ -43,7 +43,9 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
     }
     let captured: Vec<_> =
         partitions.iter().filter_map(|partition| Some((partition.clone(), partition.capture()?))).collect();
-    sync(engine, &captured)?;
+    if !cfg!(goulette_bug = "checkpoint_before_fragment_sync") {
+        sync(engine, &captured)?;
+    }
     engine.check_poison()?;
     let (partitions, removed): (_, Vec<_>) =
         captured.into_iter().map(|(partition, captured)| (captured.state, (partition, captured.removed))).unzip();
@@ -67,7 +69,7 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
         }
     }
     // The checkpoint is durable and does not know them: no recovery will ask for them.
-    for (partition, removed) in &removed {
+    for (partition, removed) in removed {
         partition.unlink(removed)?;
         partition.release_idle();
     }

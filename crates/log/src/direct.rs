@@ -183,7 +183,11 @@ fn write(engine: &Engine, run: Run) -> Result<Outcome, (Poisoned, Vec<Pending<Ta
             _ => unreachable!("a run is of appends"),
         })
         .collect();
-    match fragment.reserve(disk, &stored, step).and_then(|()| fragment.write_ahead(disk, &stored)) {
+    let written = fragment
+        .begin(disk, &engine.fragment_pool)
+        .and_then(|()| fragment.reserve(disk, &stored, step))
+        .and_then(|()| fragment.write_ahead(disk, &stored));
+    match written {
         Ok(()) => {}
         // Nothing refers to what may have been written.
         Err(FlushError::StorageFull { .. }) => return Ok(Outcome::NoSpace(entries)),

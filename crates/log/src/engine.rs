@@ -24,6 +24,7 @@ use crate::{
     entry::Kind,
     error::{AppendError, ChangeError, Poisoned},
     flusher::FlushQueue,
+    fragment_pool::{self, FragmentPool},
     lock,
     options::LogOptions,
     partition::Partition,
@@ -46,6 +47,9 @@ pub(crate) struct Engine {
     pub(crate) tail_cache: TailCache,
     pub(crate) flush_queue: FlushQueue,
     pub(crate) direct: DirectQueue,
+    pub(crate) fragment_pool: FragmentPool,
+    /// Bytes of removed fragments that wait for a checkpoint.
+    removed_bytes: AtomicU64,
     pub(crate) checkpoint_trigger: Trigger,
     /// Pulled only to stop.
     pub(crate) retention_trigger: Trigger,
@@ -82,6 +86,8 @@ impl Engine {
             tail_cache: TailCache::new(options.tail_cache_bytes),
             flush_queue: FlushQueue::default(),
             direct: DirectQueue::default(),
+            fragment_pool: FragmentPool::new(dir.join(fragment_pool::FOLDER), options.recycled_bytes_max),
+            removed_bytes: AtomicU64::new(0),
             checkpoint_trigger: Trigger::default(),
             retention_trigger: Trigger::default(),
             space: Space::new(&*env.disk, dir.join(space::FILE), broker, &options),
@@ -255,6 +261,15 @@ impl Engine {
     /// A checkpoint has made so many bytes needless.
     pub(crate) fn spare_replay(&self, bytes: u64) {
         self.replay_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// So many bytes of fragments are not needed any more, once a checkpoint says so.
+    pub(crate) fn note_removed(&self, bytes: u64) {
+        let waiting = self.removed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if waiting >= self.options.removed_bytes_max {
+            self.removed_bytes.store(0, Ordering::Relaxed);
+            self.checkpoint_trigger.pull();
+        }
     }
 
     // The budget between append and fragment.

@@ -193,9 +193,9 @@ impl Partition {
     /// The fragment that holds the batches behind `flushed`: the last one, or a new one, for which the last one is sealed.
     pub(crate) fn fragment_for(&self, number: u32) -> Result<Arc<Fragment>, FlushError> {
         let last = lock(self.state()).fragments.last().cloned();
-        if let Some(last) = last {
+        if let Some(last) = &last {
             if last.state.number == number {
-                return Ok(last.fragment);
+                return Ok(last.fragment.clone());
             }
             if !last.state.sealed {
                 last.fragment
@@ -205,7 +205,12 @@ impl Partition {
                 state.fragments.last_mut().expect("it was there and stays").state.sealed = true;
             }
         }
-        Ok(lock(self.state()).fragment(number).expect("a fragment is begun when its first batch is appended"))
+        let fragment =
+            lock(self.state()).fragment(number).expect("a fragment is begun when its first batch is appended");
+        if last.is_some_and(|last| last.fragment.is_reserved()) {
+            fragment.begin(&*self.engine().env.disk, &self.engine().fragment_pool)?;
+        }
+        Ok(fragment)
     }
 }
 

@@ -19,6 +19,7 @@ use goulette_types::{Offset, Timestamp};
 
 use crate::{
     error::FlushError,
+    fragment_pool::FragmentPool,
     index::{Described, Index},
     lock,
 };
@@ -50,6 +51,8 @@ pub(crate) struct Fragment {
     base: Offset,
     path: PathBuf,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// There is a file of that name.
+    made: AtomicBool,
     /// The file's name is durable.
     named: AtomicBool,
     /// Bytes that have a place on the disk, as far as anybody looked.
@@ -97,7 +100,8 @@ pub(crate) struct Found {
 impl Fragment {
     /// A new fragment; its file is made by the first append.
     pub(crate) fn new(dir: &Path, number: u32, base: Offset) -> Self {
-        let fragment = Self { named: AtomicBool::new(false), ..Self::existing(dir, number, base, 0, false) };
+        let (made, named) = (AtomicBool::new(false), AtomicBool::new(false));
+        let fragment = Self { made, named, ..Self::existing(dir, number, base, 0, false) };
         *lock(&fragment.index) = Some(Index::new(number, base));
         fragment
     }
@@ -109,6 +113,7 @@ impl Fragment {
             base,
             path: dir.join(file_name(number, base)),
             file: Mutex::new(None),
+            made: AtomicBool::new(true),
             named: AtomicBool::new(true),
             reserved: Mutex::new(0),
             sync_failed: Mutex::new(false),
@@ -140,8 +145,34 @@ impl Fragment {
             return Ok(file.clone());
         }
         let file: Arc<dyn DiskFile> = disk.open(&self.path, mode)?.into();
+        self.note_made();
         *slot = Some(file.clone());
         Ok(file)
+    }
+
+    /// Unless there is a file already, begins in a recycled one, if there is one: much is going to be written.
+    pub(crate) fn begin(&self, disk: &dyn Disk, pool: &FragmentPool) -> Result<(), FlushError> {
+        let _nobody_makes_it = lock(&self.file);
+        if !self.made.load(Ordering::Acquire) && pool.take(disk, &self.path)? {
+            self.note_made();
+            self.named.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// There is a file of the fragment's name, and what it holds is wanted.
+    pub(crate) fn note_made(&self) {
+        self.made.store(true, Ordering::Release);
+    }
+
+    /// Whether room was reserved in it: it was expected to be filled quickly.
+    pub(crate) fn is_reserved(&self) -> bool {
+        *lock(&self.reserved) > 0
+    }
+
+    /// Valid bytes.
+    pub(crate) fn bytes(&self) -> u32 {
+        self.written.load(Ordering::Acquire)
     }
 
     /// Writes batches behind the valid bytes; they follow each other. Valid only when [noted](Self::note), durable only
@@ -193,7 +224,9 @@ impl Fragment {
         let failed = |error| FlushError::io("write", &self.path, &error);
         let file = self.file(disk, OpenMode::Write).map_err(failed)?;
         write_run(&*file, run).map_err(failed)?;
-        self.sync_file(&*file).map_err(|error| FlushError::sync(&self.path, &error))?;
+        if !cfg!(goulette_bug = "reference_before_fragment_sync") {
+            self.sync_file(&*file).map_err(|error| FlushError::sync(&self.path, &error))?;
+        }
         if !self.named.load(Ordering::Acquire) {
             let dir = self.path.parent().unwrap_or(Path::new(""));
             disk.sync_dir(dir).map_err(|error| FlushError::sync(dir, &error))?;
@@ -214,6 +247,7 @@ impl Fragment {
             written += header.encoded_bytes() as u32;
         }
         drop(index);
+        self.note_made();
         if durable && self.synced.load(Ordering::Acquire) == position {
             self.synced.store(written, Ordering::Release);
         }

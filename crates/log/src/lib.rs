@@ -31,6 +31,7 @@ mod read;
 mod tail_cache;
 
 mod checkpointer;
+mod fragment_pool;
 mod recovery;
 mod retention;
 mod space;

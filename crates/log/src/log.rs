@@ -21,7 +21,7 @@ use crate::{
     engine::{Engine, PoisonListener},
     entry::{Head, Kind},
     error::{ChangeError, FlushError, OpenError, Poisoned},
-    flusher,
+    flusher, fragment_pool,
     identity::{self, Identity, OtherCluster},
     lock,
     options::LogOptions,
@@ -54,6 +54,8 @@ pub struct LogStats {
     pub unflushed_bytes: usize,
     /// Bytes of batches that are kept in memory though they are in their fragment.
     pub tail_cache_bytes: usize,
+    /// Bytes of removed fragments that are kept to be written again.
+    pub recycled_bytes: u64,
     /// WAL bytes that a recovery would replay now.
     pub replay_bytes: u64,
     /// The disk.
@@ -96,6 +98,8 @@ impl Log {
         let engine = &self.engine;
         engine.make_room_to_open();
         let (mut recovery, mut report) = recovery::recover(engine)?;
+        let pool = engine.fragment_pool.open(&*engine.env.disk);
+        pool.map_err(|source| OpenError::Io { doing: "read", path: engine.dir.join(fragment_pool::FOLDER), source })?;
         let aside = tidy::set_aside_unknown(engine, report.lost.is_some());
         let topics = engine.topics_dir();
         report.set_aside.extend(aside.map_err(|source| OpenError::Io { doing: "tidy", path: topics, source })?);
@@ -329,6 +333,7 @@ impl Log {
             partitions: self.engine.partitions().len(),
             unflushed_bytes: self.engine.unflushed(),
             tail_cache_bytes: self.engine.tail_cache.bytes(),
+            recycled_bytes: self.engine.fragment_pool.bytes(),
             replay_bytes: self.engine.replay_bytes(),
             space: self.engine.space.stats(),
             wal: self.engine.with_wal(Wal::stats).unwrap_or_default(),

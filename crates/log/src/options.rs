@@ -51,6 +51,10 @@ pub struct LogOptions {
     pub wal_bytes_max: u64,
     /// Idempotent producers are forgotten when they have not appended for so long. 7 days.
     pub producer_expiry: Duration,
+    /// A checkpoint is taken when removed fragments of so many bytes wait for it to be used again. 256 MiB.
+    pub removed_bytes_max: u64,
+    /// Bytes of removed fragments that are kept to be written again; more are given back. 1 GiB.
+    pub recycled_bytes_max: u64,
     /// How often is looked for fragments that need not be [kept](crate::Retention). 30 s.
     pub retention_interval: Duration,
     /// How much of the disk is left alone.
@@ -76,6 +80,8 @@ impl Default for LogOptions {
             checkpoint_interval: Duration::from_secs(60),
             wal_bytes_max: 1 << 30,
             producer_expiry: Duration::from_secs(7 * 24 * 3600),
+            removed_bytes_max: 256 << 20,
+            recycled_bytes_max: 1 << 30,
             retention_interval: Duration::from_secs(30),
             space: SpaceOptions::default(),
             background: true,

@@ -331,6 +331,7 @@ impl Replay<'_> {
         let mut state = lock(partition.state());
         state.note_written(fragment, headers.iter().map(|header| (header, head.appended)));
         state.end = state.next;
+        state.changed = true;
         // They are not in memory, and what is has no gap.
         state.tail.clear();
         for producer in headers.iter().filter_map(Header::producer) {
@@ -351,6 +352,7 @@ impl Replay<'_> {
         let path = partition.dir().join(fragment::file_name(begun.number, begun.base));
         let failed = |source| OpenError::Io { doing: "read", path: path.clone(), source };
         let file = self.engine.env.disk.open(&path, OpenMode::Read).map_err(failed)?;
+        lock(partition.state()).fragment(begun.number).expect("a batch was noted in it").note_made();
         let mut position = begun.length;
         for header in headers {
             let mut bytes = vec![0; header.encoded_bytes()];
@@ -406,7 +408,7 @@ impl Replay<'_> {
         };
         // When it was ordered, the fragment that is kept was there.
         partition.flush().map_err(|error| not_writable(self.engine, &error))?;
-        if !lock(partition.state()).remove_fragments(removal) {
+        if lock(partition.state()).remove_fragments(removal).is_none() {
             self.lose(format!("partition {id} has no fragment that begins at its start, {}", removal.start));
         }
         Ok(())

@@ -175,17 +175,17 @@ impl Partition {
         Ok(Some(Ordered { event, outcome }))
     }
 
-    /// Removes files of fragments that a durable checkpoint has no more. A reader that has one open reads on in it, and
-    /// one that comes too late finds that the start has moved: no other fragment ever gets the name.
-    pub(crate) fn unlink(&self, removed: &[Arc<Fragment>]) -> Result<(), FlushError> {
-        for fragment in removed {
-            fragment
-                .unlink(&*self.engine().env.disk)
-                .map_err(|error| FlushError::io("remove", fragment.path(), &error))?;
-        }
-        // It has only grown since, at its end.
-        lock(self.state()).removed.drain(..removed.len());
-        Ok(())
+    /// Recycles or removes files of fragments that a durable checkpoint has no more. A reader that has one open reads on in
+    /// it, and one that comes too late finds that the start has moved: no other fragment ever gets the name.
+    pub(crate) fn unlink(&self, removed: Vec<Arc<Fragment>>) -> Result<(), FlushError> {
+        let bytes_min = {
+            let mut state = lock(self.state());
+            // It has only grown since, at its end.
+            state.removed.drain(..removed.len());
+            u64::from(state.roll.bytes / 2)
+        };
+        let engine = self.engine();
+        engine.fragment_pool.recycle(&*engine.env.disk, self.dir(), removed, bytes_min)
     }
 }
 
@@ -210,22 +210,24 @@ impl State {
     }
 
     /// A removal is durable: moves the start, and the fragments to those whose files go behind the next checkpoint.
-    /// Does nothing a second time. Returns false if what is to be kept is not there: then nothing was changed.
-    pub(crate) fn remove_fragments(&mut self, removal: &Removal) -> bool {
+    /// Does nothing a second time. Returns the bytes that go;
+    /// none if what is to be kept is not there: then nothing was changed.
+    pub(crate) fn remove_fragments(&mut self, removal: &Removal) -> Option<u64> {
         if removal.start <= self.start {
-            return true;
+            return Some(0);
         }
         let count = self.fragments.partition_point(|kept| kept.state.number <= removal.fragment);
         let (going, staying) = self.fragments.split_at(count);
         let is_last = |last: &Kept| (last.state.number, last.state.base) == (removal.fragment, removal.base);
         if !going.last().is_some_and(is_last) || staying.first().is_none_or(|first| first.state.base != removal.start) {
-            return false;
+            return None;
         }
+        let bytes = going.iter().map(|kept| u64::from(kept.state.length)).sum();
         self.start = removal.start;
         self.epochs.trim(removal.start);
         self.changed = true;
         self.removed.extend(self.fragments.drain(..count).map(|kept| kept.fragment));
-        true
+        Some(bytes)
     }
 }
 

@@ -207,7 +207,14 @@ impl Engine {
         let accepted = space.accepted.load(Ordering::Relaxed);
         let queued = self.with_wal(Wal::stats).unwrap_or_default().queue_bytes;
         let on_its_way = (self.unflushed() as u64).saturating_add(queued);
-        let Ok(free) = self.env.disk.free_bytes(&self.dir) else {
+        let free_bytes = || self.env.disk.free_bytes(&self.dir);
+        let enough = |free: u64| free.saturating_sub(on_its_way) >= space.free_enough;
+        let free = match free_bytes() {
+            // Recycled fragments count as free: here is where they become so.
+            Ok(free) if !enough(free) && self.fragment_pool.clear(&*self.env.disk) => free_bytes(),
+            free => free,
+        };
+        let Ok(free) = free else {
             space.limit.store(u64::MAX, Ordering::Relaxed);
             return None;
         };

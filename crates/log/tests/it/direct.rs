@@ -4,7 +4,7 @@ use goulette_env::{
     OpenMode,
     sim::{Faults, SimDisk, Unsynced},
 };
-use goulette_log::{AppendError, LogOptions};
+use goulette_log::{AppendError, LogOptions, Retention};
 use goulette_types::Offset;
 
 use crate::support::*;
@@ -126,4 +126,48 @@ fn a_deletion_waits_for_what_is_on_its_way() {
         log.flush().unwrap();
     }
     log.close().unwrap();
+}
+
+#[test]
+fn removed_fragments_are_written_again_when_no_checkpoint_and_no_reader_needs_them() {
+    let disk = SimDisk::from_seed(1);
+    let options = LogOptions { recycled_bytes_max: 5_000, tail_cache_bytes: 0, ..direct() };
+    let (log, _) = open(disk.env(), options.clone());
+    let partition = log.create_partition(id(1, 0), &topic("t")).unwrap();
+    let fill = |partition, from, count| {
+        (from..from + count)
+            .for_each(|number| _ = append(partition, batch(&[format!("{number} {}", "x".repeat(900))])).unwrap());
+    };
+    fill(&partition, 0, 20);
+    log.flush().unwrap();
+    partition.set_retention(Retention { age: None, bytes: Some(3_000) });
+    log.retain().unwrap();
+    assert_eq!(log.stats().recycled_bytes, 0, "the checkpoint may still need them");
+    log.checkpoint().unwrap();
+    let recycled = log.stats().recycled_bytes;
+    assert!(recycled > 3_000 && recycled <= 5_000, "{recycled}");
+    let start = partition.start().0;
+    fill(&partition, 20, 4);
+    assert!(log.stats().recycled_bytes < recycled);
+    // What was in them before is nobody's: neither now nor after a crash, nor after a clean end.
+    let expected: Vec<_> = (start..24).map(|number| format!("{number} {}", "x".repeat(900))).collect();
+    assert_eq!(values(&partition), expected);
+    drop((log, partition));
+    let disk = disk.crash(Unsynced::None);
+    let (log, report) = open(disk.env(), options.clone());
+    assert_eq!((report.lost, report.set_aside.len()), (None, 0));
+    assert_eq!(values(&log.partition(id(1, 0)).unwrap()), expected);
+    log.close().unwrap();
+    drop(log);
+    let bytes: u64 = disk
+        .files()
+        .iter()
+        .filter(|(path, _)| path.to_string_lossy().ends_with(".log"))
+        .map(|(_, bytes)| bytes.len() as u64)
+        .sum();
+    let disk = disk.restart();
+    let (log, _) = open(disk.env(), options);
+    let partition = log.partition(id(1, 0)).unwrap();
+    assert_eq!(partition.bytes(), bytes, "each is cut to its valid bytes");
+    assert_eq!(values(&partition), expected);
 }

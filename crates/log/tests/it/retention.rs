@@ -126,7 +126,7 @@ fn files_go_behind_a_checkpoint_and_readers_learn_of_the_start_at_once() {
     check(&partition);
     // Across a crash, before and after the checkpoint, and a clean end.
     let crashed = disk.crash(Unsynced::None);
-    let (again, _) = open(crashed.env(), small());
+    let (again, _) = open(crashed.env(), LogOptions { recycled_bytes_max: 0, ..small() });
     check(&again.partition(id(1, 0)).unwrap());
     assert_eq!(log_files(&crashed), 10, "replay orders nothing that is not behind a checkpoint");
     again.checkpoint().unwrap();
