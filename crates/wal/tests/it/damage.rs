@@ -216,6 +216,44 @@ fn a_renamed_segment_is_named() {
 }
 
 #[test]
+fn whatever_happens_to_whole_files_is_named_with_file_and_place() {
+    let (intact, model, starts) = log(8);
+    let last = starts[7].segment;
+    let what = |change: &dyn Fn(&mut Files)| {
+        let mut files = intact.clone();
+        change(&mut files);
+        match recover(&disk_of(&files), &model) {
+            Ok((Recovery { lost: Some(lost), .. }, _)) => format!("{} is lost at {}", lost.file.display(), lost.offset),
+            Ok((recovery, found)) => panic!("unnoticed: {found} entries, {recovery:?}"),
+            Err(error) => error.to_string(),
+        }
+    };
+    let put = |files: &mut Files, segment: u64, bytes: Vec<u8>| drop(files.insert(name(segment), bytes));
+    let path = |segment: u64| name(segment).display().to_string();
+    let is = |segment: u64, found: u64| {
+        format!("{} holds segment {found}: it was renamed or copied; give it back its name", path(segment))
+    };
+    let swapped = what(&|files| {
+        put(files, 2, intact[&name(3)].clone());
+        put(files, 3, intact[&name(2)].clone());
+    });
+    assert_eq!(swapped, is(2, 3));
+    let doubled = what(&|files| put(files, last + 1, intact[&name(last)].clone()));
+    assert_eq!(doubled, is(last + 1, last));
+    let far = what(&|files| put(files, last + 7, intact[&name(last)].clone()));
+    assert_eq!(far, format!("{} is missing: put it back, or restore this directory", path(last + 1)));
+    // The newest one too: what it was nobody can tell any more.
+    for segment in 1..=last {
+        let length = intact[&name(segment)].len();
+        for bytes in [vec![0; length], vec![], vec![0; 512]] {
+            assert_eq!(what(&|files| put(files, segment, bytes.clone())), format!("{} is lost at 0", path(segment)));
+        }
+    }
+    let half = what(&|files| files.get_mut(&name(2)).unwrap().truncate(4096));
+    assert_eq!(half, format!("{} is lost at 4096", path(2)));
+}
+
+#[test]
 fn a_segment_of_another_log_is_named() {
     let (mut files, model, _) = log(8);
     let other = SimDisk::from_seed(99);

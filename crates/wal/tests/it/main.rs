@@ -5,5 +5,6 @@
 mod behaviour;
 mod crash;
 mod damage;
+mod golden;
 mod real;
 mod world;
