@@ -11,6 +11,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -125,7 +126,7 @@ impl Pool {
     }
 
     /// Starts the helper thread, unless the options want its work inline.
-    pub(crate) fn start(self: &Arc<Self>) -> std::io::Result<Option<JoinHandle<()>>> {
+    pub(crate) fn start(self: &Arc<Self>) -> io::Result<Option<JoinHandle<()>>> {
         if self.config.inline {
             return Ok(None);
         }
@@ -244,42 +245,43 @@ impl Pool {
     /// Makes a segment that is empty, and durably so: bytes, header and name.
     pub(crate) fn prepare(&self, segment: u64) -> Result<Prepared, Failure> {
         let _working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
-        let PoolConfig { env, dir, log, segment_bytes, .. } = &self.config;
+        let PoolConfig { env, dir, segment_bytes, .. } = &self.config;
         let disk = &*env.disk;
         let spare = self.lock().spares.pop_front();
-        let (from, file) = match spare {
-            Some(from) => {
-                let file = disk.open(&from, OpenMode::Write).doing("open", &from)?;
-                (from, file)
+        let from = spare.clone().unwrap_or_else(|| dir.join(new_name(segment)));
+        let mode = if spare.is_some() { OpenMode::Write } else { OpenMode::CreateOrOpen };
+        let file = disk.open(&from, mode).doing("open", &from)?;
+        let filled = if spare.is_some() { Ok(()) } else { fill(&*file, *segment_bytes).doing("fill", &from) };
+        match filled.and_then(|()| self.give_name(segment, &from, &*file)) {
+            Ok(seed) => {
+                self.lock().segments.insert(segment);
+                let path = dir.join(segment_name(segment));
+                Ok(Prepared { segment, path, file, seed, segment_bytes: *segment_bytes })
             }
-            None => {
-                let from = dir.join(new_name(segment));
-                let file = disk.open(&from, OpenMode::CreateNew).doing("create", &from)?;
-                if let Err(failure) = fill(&*file, *segment_bytes).doing("fill", &from) {
-                    // Give back what was taken: the checkpoint may need it more.
-                    drop(file);
-                    disk.remove_file(&from).doing("remove", &from)?;
-                    return Err(failure);
-                }
-                (from, file)
+            Err(failure) if failure.is_full() => {
+                // Give back what was taken: the checkpoint may need it more. Should it have been a sync that failed,
+                // this file is not synced again, and nothing was in it yet.
+                drop(file);
+                self.discard(&from)?;
+                Err(failure)
             }
-        };
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Makes a complete file a segment, and durably so: its header, then its name.
+    fn give_name(&self, segment: u64, from: &Path, file: &dyn DiskFile) -> Result<Seed, Failure> {
+        let PoolConfig { env, dir, log, segment_bytes, .. } = &self.config;
         let salt = if cfg!(goulette_bug = "no_salt") { 0 } else { env.random.next_u64() };
         let header = SegmentHeader { log: *log, segment, salt, segment_bytes: *segment_bytes };
         let mut block = [0; GROUP_ALIGN as usize];
         let encoded = header.encode();
         block[..encoded.len()].copy_from_slice(&encoded);
-        let path = dir.join(segment_name(segment));
-        if let Err(failure) = file.write_all_at(&block, 0).doing("write", &from) {
-            // Where there is no space to write over what is there, the file is as good as before.
-            self.lock().spares.push_front(from);
-            return Err(failure);
-        }
-        file.sync_data().doing("sync", &from)?;
-        disk.rename(&from, &path).doing("rename", &from)?;
-        disk.sync_dir(dir).doing("sync", dir)?;
-        self.lock().segments.insert(segment);
-        Ok(Prepared { segment, path, file, seed: header.seed(), segment_bytes: *segment_bytes })
+        file.write_all_at(&block, 0).doing("write", from)?;
+        file.sync_data().doing("sync", from)?;
+        env.disk.rename(from, &dir.join(segment_name(segment))).doing("rename", from)?;
+        sync_names(env, dir)?;
+        Ok(header.seed())
     }
 
     /// Lets all segments go that may.
@@ -293,16 +295,33 @@ impl Pool {
                 }
                 state.segments.pop_first().expect("a segment that may leave is one")
             };
-            let spare = retire(&self.config.env, &self.config.dir, segment)?;
+            let retired = retire(&self.config.env, &self.config.dir, segment);
             let mut state = self.lock();
+            let spare = match retired {
+                Err(failure) if failure.is_full() => {
+                    // It stays, and leaves with the next ones.
+                    state.segments.insert(segment);
+                    state.keep_from = state.keep_from.min(segment);
+                    return Ok(());
+                }
+                retired => retired?,
+            };
             if state.spares.contains(&spare) {
                 // A spare of an earlier opening had the number too: the rename has just replaced its file.
             } else if state.spares.len() < self.config.spares_max {
                 state.spares.push_back(spare);
             } else {
                 drop(state);
-                self.config.env.disk.remove_file(&spare).doing("remove", &spare)?;
+                self.discard(&spare)?;
             }
+        }
+    }
+
+    /// Removes a file that is of no use. Some file systems need space even for that: then the next opening removes it.
+    fn discard(&self, path: &Path) -> Result<(), Failure> {
+        match self.config.env.disk.remove_file(path).doing("remove", path) {
+            Err(failure) if failure.is_full() => Ok(()),
+            removed => removed,
         }
     }
 }
@@ -318,13 +337,19 @@ pub(crate) fn retire(env: &Env, dir: &Path, segment: u64) -> Result<PathBuf, Fai
     let (from, to) = (dir.join(segment_name(segment)), dir.join(spare_name(segment)));
     env.disk.rename(&from, &to).doing("rename", &from)?;
     if cfg!(not(goulette_bug = "segment_recycled_before_its_name_is_gone")) {
-        env.disk.sync_dir(dir).doing("sync", dir)?;
+        sync_names(env, dir)?;
     }
     Ok(to)
 }
 
+/// Makes the folder's names durable.
+fn sync_names(env: &Env, dir: &Path) -> Result<(), Failure> {
+    // Should it fail for want of space, it is a failed sync all the same: it is not tried again.
+    env.disk.sync_dir(dir).map_err(io::Error::other).doing("sync", dir)
+}
+
 /// Writes every block once, so that later syncs find nothing but bytes to write.
-fn fill(file: &dyn DiskFile, segment_bytes: u32) -> std::io::Result<()> {
+fn fill(file: &dyn DiskFile, segment_bytes: u32) -> io::Result<()> {
     file.allocate(0, segment_bytes.into())?;
     let zeros = vec![0; FILL_BYTES.min(segment_bytes as usize)];
     for start in (0..segment_bytes).step_by(FILL_BYTES) {

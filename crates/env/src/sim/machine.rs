@@ -42,6 +42,8 @@ pub struct Faults {
     pub fail_sync_at: Option<u64>,
     /// This write fails with EIO, without effect.
     pub fail_write_at: Option<u64>,
+    /// This operation (counted as for `stop_at`) fails with ENOSPC, without effect.
+    pub full_at: Option<u64>,
     /// The disk holds so many bytes of files; more fail with ENOSPC.
     pub capacity: Option<u64>,
 }
@@ -289,6 +291,9 @@ impl Machine {
             return self.running();
         }
         self.log.push(Operation { kind, path: path.to_owned() });
+        if self.faults.full_at == Some(self.log.len() as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         Ok(())
     }
 

@@ -7,4 +7,5 @@ mod crash;
 mod damage;
 mod golden;
 mod real;
+mod space;
 mod world;

@@ -104,7 +104,8 @@ impl Model {
 
 fn died(disk: &SimDisk, error: &dyn std::error::Error) -> Died {
     let source = error.source().map(ToString::to_string).unwrap_or_default();
-    assert!(disk.is_stopped() || source.contains("os error 5"), "{error}: {source}");
+    let explained = source.contains("os error 5") || source.contains("no storage space");
+    assert!(disk.is_stopped() || explained, "{error}: {source}");
     Died
 }
 
