@@ -10,7 +10,8 @@ use std::{
 use goulette_admin_http::AdminServer;
 use goulette_env::Env;
 use goulette_log::{
-    FlushError, Identity, JoinError, Log, OpenError, REMEMBERED_BATCHES, RecoveryReport, RetentionEvent, SpaceEvent,
+    FlushError, Identity, JoinError, Log, OpenError, QuarantinedRange, REMEMBERED_BATCHES, RecoveryReport,
+    RetentionEvent, SpaceEvent,
 };
 use goulette_logging::{error, info, warn};
 use goulette_types::{BrokerId, ClusterId, Incarnation, PartitionId};
@@ -221,6 +222,7 @@ fn open(options: &BrokerOptions, env: &Env) -> Result<Log, OpenError> {
     }
     log.on_retention(Arc::new(say));
     let broker = options.id.clone();
+    log.on_quarantine(Arc::new(say_of_damage));
     log.on_space(Arc::new(move |event| say_of_space(&broker, event)));
     Ok(log)
 }
@@ -240,6 +242,20 @@ fn say(event: &RetentionEvent) {
         ),
         RetentionEvent::Resumed => info!("the wall clock is back: records are removed by age again"),
     }
+}
+
+/// The disk has lost something: somebody has to act.
+fn say_of_damage(range: &QuarantinedRange) {
+    let QuarantinedRange { partition, topic, file, bytes, offsets, reason } = range;
+    error!(
+        "{} is damaged in its bytes {}..{}: the offsets {}..{} of {topic}/{} cannot be read, all others can: {reason}",
+        file.display(),
+        bytes.start,
+        bytes.end,
+        offsets.start,
+        offsets.end,
+        partition.index
+    );
 }
 
 /// When the disk fills, somebody has to act.

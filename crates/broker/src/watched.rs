@@ -119,6 +119,11 @@ impl Collector for Lookup {
         let oldest = wal.oldest_unsynced.unwrap_or_default();
         facts.gauge("wal_oldest_unsynced_seconds", "How long the oldest of them has waited", oldest.as_secs_f64())?;
         facts.gauge("wal_full", "1 if there is no space for the next segment, else 0", u64::from(wal.full))?;
+        facts.gauge(
+            "quarantined_ranges",
+            "Ranges of fragments that are damaged, and read around",
+            log.quarantined_ranges,
+        )?;
         let space = log.space;
         facts.gauge(
             "disk_full",

@@ -111,6 +111,7 @@ impl Applier {
                 let removed = lock(partition.state()).remove_fragments(&removal);
                 let bytes = removed.expect("what was there when the removal was ordered stays until it is applied");
                 self.engine.note_removed(bytes);
+                self.engine.quarantine.forget_fragments(&partition, removal.fragment);
                 self.answers.push(Answer::Change(done));
             }
         }

@@ -28,6 +28,7 @@ use crate::{
     lock,
     options::LogOptions,
     partition::Partition,
+    quarantine::Quarantine,
     retention::{ClockWatch, RetentionListener},
     space::{self, Space},
     tail_cache::TailCache,
@@ -53,6 +54,7 @@ pub(crate) struct Engine {
     pub(crate) checkpoint_trigger: Trigger,
     /// Pulled only to stop.
     pub(crate) retention_trigger: Trigger,
+    pub(crate) quarantine: Quarantine,
     pub(crate) space: Space,
     /// Pulled only to stop.
     pub(crate) space_trigger: Trigger,
@@ -92,6 +94,7 @@ impl Engine {
             retention_trigger: Trigger::default(),
             space: Space::new(&*env.disk, dir.join(space::FILE), broker, &options),
             space_trigger: Trigger::default(),
+            quarantine: Quarantine::default(),
             retention_listener: Mutex::default(),
             clock_watch: Mutex::new(ClockWatch::new(env.clock.now(), Timestamp(env.clock.wall_ms()))),
             checkpointing: Mutex::default(),
@@ -164,6 +167,7 @@ impl Engine {
         for partition in &removed {
             partition.mark_deleted();
         }
+        self.quarantine.forget_topic(topic.id);
         let mut deleted = lock(&self.deleted);
         if !deleted.iter().any(|known| known.id == topic.id) {
             deleted.push(topic);

@@ -134,6 +134,11 @@ impl Fragment {
         self.base
     }
 
+    /// Valid bytes that have been written.
+    pub(crate) fn written(&self) -> u32 {
+        self.written.load(Ordering::Acquire)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -449,9 +454,14 @@ impl ScanError {
     }
 }
 
-/// Whether the bytes are at fault, not the way to them. A file that is too short has lost some.
+/// EIO: of a read, that the device cannot give the bytes back.
+const UNREADABLE: i32 = 5;
+
+/// Whether the bytes are at fault, not the way to them. A file that is too short has lost some, and so has a device that
+/// cannot read them.
 pub(crate) fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+        || error.raw_os_error() == Some(UNREADABLE)
 }
 
 /// The name of a fragment's file.

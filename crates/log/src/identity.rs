@@ -51,6 +51,17 @@ struct Stored {
     broker_id: String,
     cluster_id: Option<String>,
     storage_id: String,
+    /// Of the fields above, as hexadecimal digits.
+    checksum: String,
+}
+
+impl Stored {
+    /// CRC-32C over the fields' text, one per line. A flipped bit may leave a name that is as good as the right one.
+    fn sum(&self) -> String {
+        let cluster = self.cluster_id.as_deref().unwrap_or_default();
+        let text = format!("{}\n{}\n{cluster}\n{}\n", self.format_version, self.broker_id, self.storage_id);
+        format!("{:08x}", crc32c::crc32c(text.as_bytes()))
+    }
 }
 
 impl Identity {
@@ -101,6 +112,9 @@ impl Identity {
             _ => return Err(damaged("it has no format_version".into())),
         }
         let stored: Stored = serde_json::from_value(value).map_err(|error| damaged(error.to_string()))?;
+        if stored.checksum != stored.sum() {
+            return Err(damaged("its checksum does not match".into()));
+        }
         Ok(Identity {
             broker: stored.broker_id.parse().map_err(|error| damaged(format!("broker_id: {error}")))?,
             cluster: match stored.cluster_id {
@@ -113,12 +127,14 @@ impl Identity {
 
     /// Makes the identity durable.
     pub(crate) fn write(&self, env: &Env, dir: &Path) -> Result<(), OpenError> {
-        let stored = Stored {
+        let mut stored = Stored {
             format_version: FORMAT_VERSION,
             broker_id: self.broker.to_string(),
             cluster_id: self.cluster.map(|id| id.to_string()),
             storage_id: self.storage.to_string(),
+            checksum: String::new(),
         };
+        stored.checksum = stored.sum();
         let mut bytes = serde_json::to_vec_pretty(&stored).expect("strings and numbers are JSON");
         bytes.push(b'\n');
         replace_file(&*env.disk, dir, FILE, &bytes).map(drop).map_err(|error| OpenError::Io {

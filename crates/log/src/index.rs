@@ -72,24 +72,24 @@ impl Index {
         self.describes.length
     }
 
-    /// The position of the last indexed batch that begins at or before `offset`.
-    pub(crate) fn position_of(&self, offset: Offset) -> u32 {
+    /// Where the last indexed batch stands that begins at or before `offset`: its position and its offset.
+    pub(crate) fn place_of(&self, offset: Offset) -> (u32, Offset) {
         let delta = offset.since(self.describes.base);
-        let behind = self.offsets.partition_point(|&(indexed, _)| u64::from(indexed) <= delta);
-        behind.checked_sub(1).map_or(0, |index| self.offsets[index].1)
+        self.last(self.offsets.partition_point(|&(indexed, _)| u64::from(indexed) <= delta))
     }
 
-    /// A position before which no record is as late as `time`.
-    pub(crate) fn position_at(&self, time: Timestamp) -> u32 {
+    /// A batch's position and offset, before which no record is as late as `time`.
+    pub(crate) fn place_at(&self, time: Timestamp) -> (u32, Offset) {
         let behind = self.times.partition_point(|&(indexed, _)| indexed < time);
-        behind.checked_sub(1).map_or(0, |index| self.times[index].1)
+        let position = behind.checked_sub(1).map_or(0, |index| self.times[index].1);
+        // Both have entries for the same batches, but an index that is read from a file may say anything.
+        self.last(self.offsets.partition_point(|&(_, indexed)| indexed <= position))
     }
 
-    /// The first indexed offset behind `offset`: where one can go on behind rubbish.
-    pub(crate) fn offset_after(&self, offset: Offset) -> Option<Offset> {
-        let delta = offset.since(self.describes.base);
-        let behind = self.offsets.partition_point(|&(indexed, _)| u64::from(indexed) <= delta);
-        self.offsets.get(behind).map(|&(indexed, _)| self.describes.base.plus(indexed.into()))
+    /// The place in the last of the first `count` entries.
+    fn last(&self, count: usize) -> (u32, Offset) {
+        let (delta, position) = count.checked_sub(1).map_or((0, 0), |index| self.offsets[index]);
+        (position, self.describes.base.plus(delta.into()))
     }
 
     /// The bytes of the `.index` file.
@@ -212,12 +212,10 @@ mod tests {
     fn an_offset_is_found_at_or_before_its_batch() {
         let index = index(10_000, &[1; 10]);
         assert_eq!(index.offsets.len(), 5, "an entry every other batch");
-        assert_eq!(index.position_of(Offset(100)), 0);
-        assert_eq!(index.position_of(Offset(119)), 0);
-        assert_eq!(index.position_of(Offset(120)), 20_000);
-        assert_eq!(index.position_of(Offset(199)), 80_000);
-        assert_eq!(index.offset_after(Offset(100)), Some(Offset(120)));
-        assert_eq!(index.offset_after(Offset(185)), None);
+        assert_eq!(index.place_of(Offset(100)), (0, Offset(100)));
+        assert_eq!(index.place_of(Offset(119)), (0, Offset(100)));
+        assert_eq!(index.place_of(Offset(120)), (20_000, Offset(120)));
+        assert_eq!(index.place_of(Offset(199)), (80_000, Offset(180)));
     }
 
     #[test]
@@ -225,7 +223,8 @@ mod tests {
         let times = [5, 3, 9, 9, 4, 20, 1];
         let index = index(20_000, &times);
         for time in 0..25 {
-            let position = index.position_at(Timestamp(time));
+            let (position, offset) = index.place_at(Timestamp(time));
+            assert_eq!(offset, Offset(100 + u64::from(position / 20_000) * 10));
             let before = &times[..(position / 20_000) as usize];
             assert!(before.iter().all(|&earlier| earlier < time), "time {time}");
             let first = times.iter().position(|&found| found >= time).unwrap_or(times.len());

@@ -35,6 +35,9 @@ mod fragment_pool;
 mod recovery;
 mod retention;
 mod space;
+
+mod quarantine;
+mod source;
 mod tidy;
 mod trigger;
 
@@ -63,6 +66,7 @@ pub use log::{JoinError, Log, LogStats};
 pub use options::{LogOptions, Roll};
 pub use partition::{EndListener, Partition};
 pub use producers::REMEMBERED_BATCHES;
+pub use quarantine::{QuarantineListener, QuarantinedRange};
 pub use recovery::RecoveryReport;
 pub use retention::{Retention, RetentionEvent, RetentionListener};
 pub use space::{SpaceEvent, SpaceListener, SpaceOptions, SpaceStats};

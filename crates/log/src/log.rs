@@ -26,6 +26,7 @@ use crate::{
     lock,
     options::LogOptions,
     partition::Partition,
+    quarantine::{QuarantineListener, QuarantinedRange},
     recovery::{self, RecoveryReport},
     retention::{self, RetentionEvent, RetentionListener},
     space::{self, SpaceListener, SpaceStats},
@@ -58,6 +59,8 @@ pub struct LogStats {
     pub recycled_bytes: u64,
     /// WAL bytes that a recovery would replay now.
     pub replay_bytes: u64,
+    /// Ranges of fragments that are known to be damaged.
+    pub quarantined_ranges: usize,
     /// The disk.
     pub space: SpaceStats,
     /// The WAL's own facts.
@@ -303,6 +306,16 @@ impl Log {
         *lock(&self.engine.space.listener) = Some(listener);
     }
 
+    /// The ranges of fragments that are known to be damaged.
+    pub fn quarantined(&self) -> Vec<QuarantinedRange> {
+        self.engine.quarantine.ranges()
+    }
+
+    /// Replaces the listener that hears of each damaged range.
+    pub fn on_quarantine(&self, listener: QuarantineListener) {
+        *lock(&self.engine.quarantine.listener) = Some(listener);
+    }
+
     fn poison_on_error(&self, act: impl FnOnce() -> Result<(), FlushError>) -> Result<(), FlushError> {
         act().inspect_err(|error| {
             if let FlushError::Poisoned(Poisoned { reason }) = error {
@@ -335,6 +348,7 @@ impl Log {
             tail_cache_bytes: self.engine.tail_cache.bytes(),
             recycled_bytes: self.engine.fragment_pool.bytes(),
             replay_bytes: self.engine.replay_bytes(),
+            quarantined_ranges: self.engine.quarantine.count(),
             space: self.engine.space.stats(),
             wal: self.engine.with_wal(Wal::stats).unwrap_or_default(),
         }

@@ -1,17 +1,20 @@
 //! Reading: the newer batches from memory, the older ones from fragments, each checked.
 
-use std::io;
+use std::{io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
+use goulette_env::Disk;
 use goulette_records::{Batch, HEADER_BYTES, Header, Limits};
 use goulette_types::{Offset, Timestamp};
 
 use crate::{
     epochs::Epochs,
     error::ReadError,
-    fragment::{Fragment, ScanError, is_damage},
+    fragment::{Fragment, is_damage},
     lock,
     partition::{Kept, Partition, State},
+    quarantine::QuarantinedRange,
+    source::{Source, in_place},
 };
 
 /// Read beyond what was asked for: from the indexed position to the offset wanted there may be about so much.
@@ -20,14 +23,15 @@ const SLACK_BYTES: usize = 16 << 10;
 const READ_BYTES_MIN: usize = 64 << 10;
 
 /// Where the next batches come from.
-enum Source {
+enum Origin {
     /// Nothing is left below the limit.
     End,
     Memory(Vec<Batch>),
     Fragment {
         kept: Kept,
         epochs: Epochs,
-        next_base: Option<Offset>,
+        /// Where the fragment ends.
+        next_base: Offset,
     },
 }
 
@@ -40,31 +44,31 @@ impl Partition {
     ///
     /// # Errors
     /// [`ReadError::Trimmed`] below the first kept offset, [`ReadError::PastEnd`] above the end,
-    /// [`ReadError::Corrupt`] when the first batch is not what was written; one further on just ends the answer.
+    /// [`ReadError::Corrupt`] when the first batch is not what was written; one further on just ends the answer. The damaged
+    /// range is [quarantined](crate::QuarantinedRange).
     pub fn read(&self, start: Offset, limit: Offset, bytes_max: u32) -> Result<Vec<Batch>, ReadError> {
         let mut out = Batches { batches: Vec::new(), bytes: 0, bytes_max: bytes_max as usize };
         let mut from = start;
         while out.bytes == 0 || out.bytes < out.bytes_max {
             let source = lock(self.state()).source(self, from, limit, &out)?;
             match source {
-                Source::End => break,
-                Source::Memory(batches) => {
+                Origin::End => break,
+                Origin::Memory(batches) => {
                     out.batches.extend(batches);
                     break;
                 }
-                Source::Fragment { kept, epochs, next_base } => {
+                Origin::Fragment { kept, epochs, next_base } => {
                     let count = out.batches.len();
-                    let read = self.read_fragment(&kept.fragment, &epochs, from, limit, &mut out);
-                    match read {
+                    match self.read_fragment(&kept, &epochs, from, limit, &mut out) {
                         Ok(()) => {}
                         Err(_) if !out.batches.is_empty() => break,
                         // The fragment may have gone under the reader's hands: that is no fault of the disk.
                         Err(_) if from < self.start() => continue,
-                        Err(fault) => return Err(self.corrupt(&kept.fragment, from, next_base, fault)),
+                        Err(error) => return Err(error),
                     }
                     // Go on in the next fragment, or in memory, only if this one has no more.
                     match out.batches.last() {
-                        Some(last) if out.batches.len() > count && Some(last.next_offset()) == next_base => {
+                        Some(last) if out.batches.len() > count && last.next_offset() == next_base => {
                             from = last.next_offset();
                         }
                         _ => break,
@@ -80,9 +84,9 @@ impl Partition {
     pub fn read_cached(&self, start: Offset, limit: Offset, bytes_max: u32) -> Option<Vec<Batch>> {
         let out = Batches { batches: Vec::new(), bytes: 0, bytes_max: bytes_max as usize };
         match lock(self.state()).source(self, start, limit, &out) {
-            Ok(Source::End) => Some(Vec::new()),
-            Ok(Source::Memory(batches)) => Some(batches),
-            Ok(Source::Fragment { .. }) | Err(_) => None,
+            Ok(Origin::End) => Some(Vec::new()),
+            Ok(Origin::Memory(batches)) => Some(batches),
+            Ok(Origin::Fragment { .. }) | Err(_) => None,
         }
     }
 
@@ -91,14 +95,14 @@ impl Partition {
     /// # Errors
     /// As [`read`](Self::read), and [`ReadError::Decode`].
     pub fn offset_at(&self, time: Timestamp) -> Result<Option<(Offset, Timestamp)>, ReadError> {
-        let (fragments, mut from) = {
+        let (fragments, epochs, mut from) = {
             let state = lock(self.state());
             let late: Vec<_> =
                 state.fragments.iter().filter(|kept| kept.state.max_timestamp >= time).cloned().collect();
-            (late, state.flushed)
+            (late, state.epochs.clone(), state.flushed)
         };
         for kept in fragments {
-            let found = self.offset_in_fragment(&kept, time);
+            let found = self.offset_in_fragment(&kept, &epochs, time);
             // Whatever was found in a fragment that has gone meanwhile, or why nothing was, counts no more.
             if kept.state.base >= self.start()
                 && let Some(found) = found?
@@ -125,49 +129,187 @@ impl Partition {
         }
     }
 
-    fn offset_in_fragment(&self, kept: &Kept, time: Timestamp) -> Result<Option<(Offset, Timestamp)>, ReadError> {
+    fn offset_in_fragment(
+        &self,
+        kept: &Kept,
+        epochs: &Epochs,
+        time: Timestamp,
+    ) -> Result<Option<(Offset, Timestamp)>, ReadError> {
         let disk = &*self.engine().env.disk;
         let fragment = &kept.fragment;
-        let fault = |fault: Fault| self.corrupt(fragment, fragment.base(), None, fault);
-        let position = fragment.with_index(disk, |index| index.position_at(time));
-        let mut position = position.map_err(|error| fault(error.into()))?;
+        let io = |source| ReadError::Io { path: fragment.path().to_owned(), source };
+        let mut start = fragment.with_index(disk, |index| index.place_at(time)).map_err(io)?;
         loop {
             let mut found = None;
-            fragment
-                .scan(disk, position, |batch| {
-                    if batch.header.max_timestamp >= time {
-                        found = Some(batch);
+            let mut expected = start.1;
+            let scanned = fragment.scan(disk, start.0, |batch| {
+                if batch.header.max_timestamp >= time {
+                    found = Some(batch);
+                } else {
+                    expected = batch.header.next_offset();
+                }
+                found.is_none()
+            });
+            match (scanned, found) {
+                (Err(scan), _) => match Fault::from(scan.error) {
+                    Fault::Io(source) => return Err(io(source)),
+                    Fault::Rubbish(reason) => {
+                        let damage = self.first_damage(kept, epochs, start);
+                        let damage = damage.unwrap_or_else(|| self.quarantine(kept, scan.position, expected, reason));
+                        start = (damage.bytes.end as u32, damage.offsets.end);
                     }
-                    found.is_none()
-                })
-                .map_err(|scan| fault(scan.into()))?;
-            let Some(found) = found else { return Ok(None) };
-            let base = found.header.base_offset;
-            let Some(batch) = self.read(base, Offset::MAX, 0)?.into_iter().next() else { return Ok(None) };
-            if let Some(found) = first_at(&batch, time)? {
-                return Ok(Some(found));
+                },
+                (Ok(()), None) => return Ok(None),
+                (Ok(()), Some(found)) => {
+                    match self.read(found.header.base_offset, Offset::MAX, 0) {
+                        Ok(batches) => {
+                            let Some(batch) = batches.first() else { return Ok(None) };
+                            if let Some(found) = first_at(batch, time)? {
+                                return Ok(Some(found));
+                            }
+                        }
+                        // What can be read and is late enough stands behind it.
+                        Err(ReadError::Corrupt { .. }) if let Some(damage) = self.first_damage(kept, epochs, start) => {
+                            start = (damage.bytes.end as u32, damage.offsets.end);
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    // The header promised a later record than there is, or the batch is lost.
+                    start = (found.position + found.header.encoded_bytes() as u32, found.header.next_offset());
+                }
             }
-            // The header promised a later record than there is.
-            position = found.position + found.header.encoded_bytes() as u32;
         }
     }
 
+    /// Reads on from where the last batch of `out` ended, past damaged ranges before `from`.
     fn read_fragment(
         &self,
-        fragment: &Fragment,
+        kept: &Kept,
         epochs: &Epochs,
         from: Offset,
         limit: Offset,
         out: &mut Batches,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ReadError> {
         let disk = &*self.engine().env.disk;
-        let mut position = fragment.with_index(disk, |index| index.position_of(from))?;
-        let mut expected = (position == 0).then_some(fragment.base());
-        let wanted = (out.bytes_max - out.bytes + SLACK_BYTES).max(READ_BYTES_MIN);
-        let mut window = fragment.read(disk, position, wanted)?;
+        let fragment = &kept.fragment;
+        let corrupt = |damage: QuarantinedRange| {
+            Err(ReadError::Corrupt { from, next: Some(damage.offsets.end), reason: damage.reason })
+        };
+        if let Some(damage) = self.engine().quarantine.holding(self.id(), fragment.number(), from) {
+            return corrupt(damage);
+        }
+        let io = |source| ReadError::Io { path: fragment.path().to_owned(), source };
+        let mut start = fragment.with_index(disk, |index| index.place_of(from)).map_err(io)?;
+        loop {
+            let (position, offset) = start;
+            let mut cursor = Cursor { position, offset };
+            match cursor.read(disk, fragment, epochs, from..limit, out) {
+                Ok(()) => return Ok(()),
+                Err(Fault::Io(source)) => return Err(io(source)),
+                // The next read begins with it.
+                Err(Fault::Rubbish(_)) if !out.batches.is_empty() => return Ok(()),
+                Err(Fault::Rubbish(reason)) => {
+                    // Batches on the way were passed unchecked: perhaps it was one of them that led astray.
+                    let damage = self.first_damage(kept, epochs, start);
+                    let damage =
+                        damage.unwrap_or_else(|| self.quarantine(kept, cursor.position, cursor.offset, reason));
+                    if from < damage.offsets.end {
+                        return corrupt(damage);
+                    }
+                    start = (damage.bytes.end as u32, damage.offsets.end);
+                }
+            }
+        }
+    }
+
+    /// The first damage at or behind a place where a batch begins, every batch looked at; none if there is none.
+    fn first_damage(
+        &self,
+        kept: &Kept,
+        epochs: &Epochs,
+        (mut position, mut offset): (u32, Offset),
+    ) -> Option<QuarantinedRange> {
+        let mut source = self.source(&kept.fragment);
+        while position < kept.fragment.written() {
+            let sound = source.batch(position).and_then(|batch| in_place(batch, offset, epochs));
+            match sound {
+                Ok(batch) => {
+                    position += batch.encoded_bytes() as u32;
+                    offset = batch.next_offset();
+                }
+                Err(reason) => return Some(self.quarantine(kept, position, offset, reason)),
+            }
+        }
+        None
+    }
+
+    fn source<'a>(&self, fragment: &'a Fragment) -> Source<impl FnMut(&mut [u8], u64) -> io::Result<()> + 'a> {
+        let disk = self.engine().env.disk.clone();
+        Source::new(fragment.written(), move |buffer, position| {
+            let bytes = fragment.read(&*disk, position as u32, buffer.len())?;
+            if bytes.len() < buffer.len() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            buffer.copy_from_slice(&bytes);
+            Ok(())
+        })
+    }
+
+    /// Finds out how far the damage reaches that begins at a position, where a batch of `expected` should be, and notes it
+    /// unless the fragment has just gone.
+    pub(crate) fn quarantine(&self, kept: &Kept, position: u32, expected: Offset, reason: String) -> QuarantinedRange {
+        let (engine, fragment) = (self.engine(), &kept.fragment);
+        let (still_there, end) = {
+            let state = lock(self.state());
+            let index = state.fragments.partition_point(|other| other.state.number < fragment.number());
+            let still_there = state.fragments.get(index).is_some_and(|other| Arc::ptr_eq(&other.fragment, fragment));
+            (still_there, state.fragments.get(index + 1).map_or(state.flushed, |next| next.state.base))
+        };
+        let valid = fragment.written();
+        let behind = Offset(expected.0.saturating_add(1));
+        let (next_position, next) =
+            self.source(fragment).find(position.saturating_add(1), behind, end).unwrap_or((valid, end));
+        let range = QuarantinedRange {
+            partition: self.id(),
+            topic: self.topic_name().clone(),
+            file: fragment.path().to_owned(),
+            bytes: position.into()..next_position.into(),
+            offsets: expected..next.max(expected),
+            reason,
+        };
+        if still_there {
+            engine.quarantine.note(fragment.number(), range.clone());
+        }
+        range
+    }
+}
+
+/// A batch's place in a fragment, as its index and the batches before it have it.
+struct Cursor {
+    position: u32,
+    offset: Offset,
+}
+
+impl Cursor {
+    /// Reads batches with records in `wanted`. After an error it stands where the fault is.
+    fn read(
+        &mut self,
+        disk: &dyn Disk,
+        fragment: &Fragment,
+        epochs: &Epochs,
+        wanted: Range<Offset>,
+        out: &mut Batches,
+    ) -> Result<(), Fault> {
+        let bytes = (out.bytes_max - out.bytes + SLACK_BYTES).max(READ_BYTES_MIN);
+        let mut window = match fragment.read(disk, self.position, bytes) {
+            // Something further on cannot be read: perhaps what is wanted first can.
+            Err(error) if is_damage(&error) => fragment.read(disk, self.position, HEADER_BYTES)?,
+            window => window?,
+        };
         loop {
             if window.len() < HEADER_BYTES {
-                window = fragment.read(disk, position, READ_BYTES_MIN)?;
+                window = fragment.read(disk, self.position, READ_BYTES_MIN)?;
             }
             let header = match window.first_chunk() {
                 Some(bytes) => Header::parse(bytes).map_err(Fault::rubbish)?,
@@ -175,48 +317,34 @@ impl Partition {
                 None => return Err(Fault::rubbish("the fragment ends before it")),
             };
             let bytes = header.encoded_bytes();
-            let follows = match expected {
-                Some(expected) => header.base_offset == expected,
-                None => fragment.base() <= header.base_offset && header.base_offset <= from,
-            };
-            if !follows {
-                return Err(Fault::rubbish(format!("a batch of offset {} stands there", header.base_offset)));
+            if header.base_offset != self.offset {
+                return Err(Fault::Rubbish(format!("a batch of offset {} stands there", header.base_offset)));
             }
-            expected = Some(header.next_offset());
-            if header.next_offset() > from {
-                if header.next_offset() > limit || !out.has_room(bytes) {
+            let left = (fragment.written() - self.position) as usize;
+            if bytes > left {
+                return Err(Fault::rubbish("the batch reaches past the fragment's end"));
+            }
+            if header.next_offset() > wanted.start {
+                if header.next_offset() > wanted.end || !out.has_room(bytes) {
                     return Ok(());
                 }
                 if window.len() < bytes && !out.batches.is_empty() {
                     return Ok(());
                 }
                 if window.len() < bytes {
-                    window = fragment.read(disk, position, bytes)?;
-                }
-                if window.len() < bytes {
-                    return Err(Fault::rubbish("the batch reaches past the fragment's end"));
+                    window = fragment.read(disk, self.position, bytes)?;
                 }
                 out.push(check(window.slice(..bytes), epochs)?);
             }
             window = window.slice(bytes.min(window.len())..);
-            position = position.checked_add(bytes as u32).ok_or(Fault::rubbish("the batch is too long"))?;
-        }
-    }
-
-    fn corrupt(&self, fragment: &Fragment, from: Offset, next_base: Option<Offset>, fault: Fault) -> ReadError {
-        match fault {
-            Fault::Io(source) => ReadError::Io { path: fragment.path().to_owned(), source },
-            Fault::Rubbish(reason) => {
-                let disk = &*self.engine().env.disk;
-                let next = fragment.with_index(disk, |index| index.offset_after(from)).ok().flatten();
-                ReadError::Corrupt { from, next: next.or(next_base), reason }
-            }
+            self.position += bytes as u32;
+            self.offset = header.next_offset();
         }
     }
 }
 
 impl State {
-    fn source(&self, partition: &Partition, from: Offset, limit: Offset, out: &Batches) -> Result<Source, ReadError> {
+    fn source(&self, partition: &Partition, from: Offset, limit: Offset, out: &Batches) -> Result<Origin, ReadError> {
         if self.deleted {
             return Err(ReadError::Deleted(partition.id()));
         }
@@ -227,10 +355,10 @@ impl State {
             return Err(ReadError::PastEnd { end: self.end });
         }
         if from >= limit.min(self.end) {
-            return Ok(Source::End);
+            return Ok(Origin::End);
         }
         if self.tail.front().is_some_and(|first| first.batch.base_offset() <= from) {
-            return Ok(Source::Memory(self.in_memory(from, limit, out)));
+            return Ok(Origin::Memory(self.in_memory(from, limit, out)));
         }
         let behind = self.fragments.partition_point(|kept| kept.state.base <= from);
         let Some(kept) = behind.checked_sub(1).map(|index| self.fragments[index].clone()) else {
@@ -238,7 +366,7 @@ impl State {
             return Err(ReadError::Corrupt { from, next, reason: "no fragment holds it".into() });
         };
         let next_base = self.fragments.get(behind).map_or(self.flushed, |next| next.state.base);
-        Ok(Source::Fragment { kept, epochs: self.epochs.clone(), next_base: Some(next_base) })
+        Ok(Origin::Fragment { kept, epochs: self.epochs.clone(), next_base })
     }
 
     fn in_memory(&self, from: Offset, limit: Offset, out: &Batches) -> Vec<Batch> {
@@ -292,23 +420,11 @@ impl From<io::Error> for Fault {
     }
 }
 
-impl From<ScanError> for Fault {
-    fn from(scan: ScanError) -> Self {
-        match Fault::from(scan.error) {
-            Fault::Rubbish(reason) => Fault::Rubbish(format!("at byte {}: {reason}", scan.position)),
-            io => io,
-        }
-    }
-}
-
 /// A batch as stored: its checksum, and the fields that the checksum leaves out.
 fn check(bytes: Bytes, epochs: &Epochs) -> Result<Batch, Fault> {
-    let batch = Batch::from_bytes(bytes, &Limits::WIDEST).map_err(Fault::rubbish)?;
-    let written_in = epochs.at(batch.base_offset());
-    if batch.leader_epoch() != written_in {
-        return Err(Fault::Rubbish(format!("the batch has epoch {:?}, not {written_in:?}", batch.leader_epoch())));
-    }
-    Ok(batch)
+    let batch = Batch::from_stored(bytes).map_err(Fault::rubbish)?;
+    let offset = batch.base_offset();
+    in_place(batch, offset, epochs).map_err(Fault::Rubbish)
 }
 
 fn first_at(batch: &Batch, time: Timestamp) -> Result<Option<(Offset, Timestamp)>, ReadError> {

@@ -59,6 +59,25 @@ impl Batch {
         Batch::parse(&bytes, records, limits)
     }
 
+    /// A batch that was checked when it came in, read back from where it was stored: the length stated and the CRC say
+    /// whether it is still the same, and the records need not be walked through again.
+    ///
+    /// # Errors
+    /// What is wrong first.
+    pub fn from_stored(mut bytes: Bytes) -> Result<Batch, BatchError> {
+        let Some(head) = bytes.first_chunk() else { return Err(BatchError::HeaderBytes { given: bytes.len() }) };
+        let header = Header::parse(head)?;
+        if header.encoded_bytes() != bytes.len() {
+            return Err(BatchError::Length { stated: header.encoded_bytes() as i64, actual: bytes.len() as u64 });
+        }
+        let computed = header::checksum(head, &bytes[HEADER_BYTES..]);
+        if computed != header.crc {
+            return Err(BatchError::Crc { stated: header.crc, computed });
+        }
+        let records = bytes.split_off(HEADER_BYTES);
+        Ok(Batch { header, records })
+    }
+
     /// Refuses what only brokers may write, though it is a valid batch: control batches and log append time.
     ///
     /// # Errors

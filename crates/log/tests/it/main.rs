@@ -8,6 +8,7 @@ mod support;
 
 mod append;
 mod crash;
+mod damage;
 mod direct;
 mod full;
 mod inspect;
