@@ -113,6 +113,49 @@ fn under_a_relaxed_policy_only_a_clean_end_vouches_for_what_was_acknowledged() {
     assert_eq!(values(&log.partition(id(1, 0)).unwrap()).len(), 5);
 }
 
+/// Writes down which boot of the machine this is.
+fn boot(disk: &SimDisk, id: &[u8; 36]) {
+    let disk = disk.env().disk;
+    let dir = Path::new("/proc/sys/kernel/random");
+    disk.create_dir_all(dir).unwrap();
+    let file = disk.open(&dir.join("boot_id"), OpenMode::CreateOrOpen).unwrap();
+    file.write_all_at(id, 0).unwrap();
+    file.sync_data().unwrap();
+    for dir in dir.ancestors() {
+        disk.sync_dir(dir).unwrap();
+    }
+}
+
+#[test]
+fn under_a_relaxed_policy_a_killed_process_loses_nothing_while_the_machine_stays_up() {
+    let (monday, tuesday) = (b"0b6bd5c2-9d70-4a6f-8f6f-1f0a6d1c7f01", b"7e1f9a54-27e1-4c52-a0ee-03f9bb0c2d55");
+    for sync in [SyncPolicy::Never, SyncPolicy::Interval(std::time::Duration::from_secs(3600))] {
+        let disk = SimDisk::from_seed(1);
+        boot(&disk, monday);
+        let (log, storage) = start(&disk, with(sync));
+        std::mem::forget(log); // Killed: nothing is synced on the way out.
+
+        // Only the process died: the page cache still has all of it.
+        let restarted = disk.restart();
+        let (log, report) = open(restarted.env(), with(sync));
+        assert_eq!((report.lost, log.identity().unwrap().storage), (None, storage));
+        assert_eq!(values(&log.partition(id(1, 0)).unwrap()), ["a", "b", "c", "d", "e"]);
+        std::mem::forget(log);
+
+        // The machine did, even if by chance all had reached the disk: nobody can tell.
+        let rebooted = restarted.crash(Unsynced::All);
+        boot(&rebooted, tuesday);
+        let (log, report) = open(rebooted.env(), with(sync));
+        assert!(report.lost.is_some_and(|lost| lost.contains("sync policy")));
+        assert_ne!(log.identity().unwrap().storage, storage);
+        // That was said, and counts from here on.
+        let storage = log.identity().unwrap().storage;
+        std::mem::forget(log);
+        let (log, report) = open(rebooted.restart().env(), with(sync));
+        assert_eq!((report.lost, log.identity().unwrap().storage), (None, storage));
+    }
+}
+
 fn reopen_after_crash(disk: &SimDisk, sync: SyncPolicy) -> (Log, RecoveryReport, StorageId) {
     let (log, report) = open(disk.crash(Unsynced::None).env(), with(sync));
     let storage = log.identity().unwrap().storage;
