@@ -59,7 +59,7 @@ pub use applier::PositionDone;
 pub use engine::PoisonListener;
 pub use epochs::EpochStart;
 pub use error::{AppendError, ChangeError, FlushError, OpenError, Poisoned, ReadError};
-pub use goulette_wal::{SyncPolicy, WalOptions, WalStats};
+pub use goulette_wal::{SyncPolicy, WalOptions, WalStats, segment_name};
 pub use identity::{Identity, OtherCluster};
 pub use inspect::{Contents, Damage, Dumped, InspectError, Inspection, PartitionFacts, Selection, Verified, WalFacts};
 pub use log::{JoinError, Log, LogStats};
