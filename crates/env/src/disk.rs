@@ -72,6 +72,40 @@ pub trait Disk: Send + Sync {
 
     /// Bytes that the file system that holds `path` has in all, free or not.
     fn volume_bytes(&self, path: &Path) -> io::Result<u64>;
+
+    /// What kind of file system holds `path`, as far as that says something of its promises.
+    fn volume_kind(&self, path: &Path) -> io::Result<VolumeKind> {
+        let _ = path;
+        Ok(VolumeKind::Disk)
+    }
+
+    /// The file system that holds a folder, if it can be synced as a whole and is known to report every failed write when
+    /// it is.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if not: then files and folders are synced one by one.
+    fn file_system(&self, dir: &Path) -> io::Result<Box<dyn FileSystem>> {
+        let _ = dir;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// What a file system keeps its bytes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeKind {
+    /// A disk of this machine, or something that says to be one.
+    Disk,
+    /// Memory: a sync keeps nothing.
+    Memory,
+    /// Another machine: what a sync promises, and whether a failed write is ever told, is up to that one.
+    Network,
+}
+
+/// A file system as a whole.
+pub trait FileSystem: Send + Sync {
+    /// Makes all bytes and names durable that were written before the call, whoever wrote them. Fails if any write has
+    /// failed since the file system was asked for, or last synced.
+    fn sync_all(&self) -> io::Result<()>;
 }
 
 /// A held lock; dropping it releases it.

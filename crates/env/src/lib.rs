@@ -15,7 +15,7 @@ pub mod sim;
 use std::sync::Arc;
 
 pub use clock::{Clock, RealClock};
-pub use disk::{Disk, DiskFile, DiskLock, Entry, OpenMode, RealDisk};
+pub use disk::{Disk, DiskFile, DiskLock, Entry, FileSystem, OpenMode, RealDisk, VolumeKind};
 pub use random::{Random, RealRandom};
 
 /// The world that a component lives in; cheap to clone.

@@ -81,16 +81,25 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
     lacking.map_or(Ok(()), Err)
 }
 
-/// Makes durable what the captured states speak of: bytes, then names.
+/// Makes durable what the captured states speak of: bytes, then names. Few files one by one; many by one sync of the whole
+/// file system, which writes them in the disk's order and commits once.
 fn sync(engine: &Engine, captured: &[(Arc<Partition>, Captured)]) -> Result<(), FlushError> {
-    for (_, captured) in captured {
-        for fragment in &captured.fragments {
-            fragment.sync().map_err(|error| FlushError::sync(fragment.path(), &error))?;
-        }
+    let fragments = captured.iter().flat_map(|(_, captured)| &captured.fragments);
+    let unsynced: Vec<_> = fragments.filter_map(|fragment| Some((fragment, fragment.unsynced()?))).collect();
+    let named = captured.iter().filter(|(_, captured)| captured.names_unsynced);
+    let dirs: Vec<_> = named.map(|(partition, _)| partition.dir()).collect();
+    if unsynced.len() + dirs.len() > engine.options.syncs_max
+        && let Some(file_system) = &engine.file_system
+    {
+        file_system.sync_all().map_err(|error| FlushError::sync(&engine.dir, &error))?;
+        unsynced.iter().for_each(|(fragment, noted)| fragment.note_synced(noted));
+        return Ok(());
     }
-    for (partition, _) in captured.iter().filter(|(_, captured)| captured.names_unsynced) {
-        let synced = engine.env.disk.sync_dir(partition.dir());
-        synced.map_err(|error| FlushError::sync(partition.dir(), &error))?;
+    for (fragment, _) in &unsynced {
+        fragment.sync().map_err(|error| FlushError::sync(fragment.path(), &error))?;
+    }
+    for dir in dirs {
+        engine.env.disk.sync_dir(dir).map_err(|error| FlushError::sync(dir, &error))?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use goulette_env::{Disk, Env, OpenMode};
+use goulette_env::{Disk, Env, FileSystem, OpenMode};
 use goulette_types::{BrokerId, PartitionId, Timestamp, TopicId, TopicName};
 use goulette_wal::{AppendError as WalRefusal, Entry, Payload, SyncPolicy, Wal, WalPosition};
 
@@ -44,6 +44,8 @@ pub type PoisonListener = Box<dyn Fn(&str) + Send + Sync>;
 pub(crate) struct Engine {
     pub(crate) env: Env,
     pub(crate) options: LogOptions,
+    /// To sync many files at once; none where that cannot be trusted.
+    pub(crate) file_system: Option<Box<dyn FileSystem>>,
     pub(crate) dir: PathBuf,
     pub(crate) tail_cache: TailCache,
     pub(crate) flush_queue: FlushQueue,
@@ -85,6 +87,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(env: Env, dir: &Path, broker: Option<BrokerId>, options: LogOptions) -> Self {
         Self {
+            file_system: env.disk.file_system(dir).ok(),
             tail_cache: TailCache::new(options.tail_cache_bytes),
             flush_queue: FlushQueue::default(),
             direct: DirectQueue::default(),

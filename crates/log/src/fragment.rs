@@ -91,6 +91,12 @@ fn write_run(file: &dyn DiskFile, run: &[Stored]) -> io::Result<()> {
     file.write_at(&slices, first.position.into())
 }
 
+/// How far a fragment was written when somebody looked.
+pub(crate) struct Unsynced {
+    written: u32,
+    index_files: usize,
+}
+
 /// A batch's header as found by a scan.
 pub(crate) struct Found {
     pub(crate) position: u32,
@@ -309,6 +315,20 @@ impl Fragment {
             self.synced.store(0, Ordering::Release);
         }
         Ok(lost)
+    }
+
+    /// What is not known to be durable; none if all is.
+    pub(crate) fn unsynced(&self) -> Option<Unsynced> {
+        let written = self.written.load(Ordering::Acquire);
+        let index_files = lock(&self.index_files).len();
+        let durable = written == self.synced.load(Ordering::Acquire) && index_files == 0;
+        (!durable).then_some(Unsynced { written, index_files })
+    }
+
+    /// The file system was synced as a whole after this was noted.
+    pub(crate) fn note_synced(&self, unsynced: &Unsynced) {
+        self.synced.store(unsynced.written, Ordering::Release);
+        lock(&self.index_files).drain(..unsynced.index_files);
     }
 
     /// Makes all that was written when the call began durable. Must not be called again after it failed.

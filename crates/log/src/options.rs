@@ -47,6 +47,9 @@ pub struct LogOptions {
     pub checkpoint_bytes: u64,
     /// A checkpoint is taken when the last one is older and anything has changed. 60 s.
     pub checkpoint_interval: Duration,
+    /// Files and folders that a checkpoint syncs one by one; if there are more it syncs the whole file system instead, where
+    /// that can be trusted. 128.
+    pub syncs_max: usize,
     /// Bytes that the WAL may grow by before a checkpoint has caught up; appends are Busy beyond. 1 GiB.
     pub wal_bytes_max: u64,
     /// Idempotent producers are forgotten when they have not appended for so long. 7 days.
@@ -78,6 +81,7 @@ impl Default for LogOptions {
             flush_age: Duration::from_millis(100),
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(60),
+            syncs_max: 128,
             wal_bytes_max: 1 << 30,
             producer_expiry: Duration::from_secs(7 * 24 * 3600),
             removed_bytes_max: 256 << 20,

@@ -48,10 +48,10 @@ pub struct RecoveryReport {
 }
 
 /// Batches gathered in memory during replay before they are written.
-const REPLAY_BYTES: usize = 16 << 20;
+const REPLAY_BYTES: usize = 64 << 20;
 
 /// Reads the checkpoint and replays the WAL into the engine, which must be empty. Afterwards everything replayed is in
-/// its fragment, though not synced; the WAL still holds it.
+/// its fragment, though not synced, or in memory; the WAL still holds it.
 pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport), OpenError> {
     let mut report = RecoveryReport::default();
     let checkpoint = read_checkpoint(engine, &mut report)?;
@@ -69,12 +69,17 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
         refused: None,
     };
     let recovery = replay_wal(&mut replay, position)?;
-    replay.finish()?;
+    let touched = replay.finish()?;
     report.torn = recovery.torn.is_some();
     if let Some(corruption) = &recovery.lost {
         let at = format!("{} is corrupt at byte {}", corruption.file.display(), corruption.offset);
         report.lost.get_or_insert(at);
     }
+    // Where nothing is to be mended the flusher carries the rest, while the log serves already.
+    if report.lost.is_some() || !engine.options.background {
+        touched.iter().try_for_each(|partition| carry(engine, partition))?;
+    }
+    touched.iter().for_each(|partition| partition.announce(engine));
     engine.set_wal_log(recovery.log());
     if recovery.end.segment > 0 {
         engine.set_applied(recovery.end, report.bytes);
@@ -197,7 +202,7 @@ struct Replay<'a> {
     orphans: BTreeSet<TopicId>,
     /// Partitions with batches in memory.
     touched: HashSet<PartitionId>,
-    /// Fragments whose page cache has been dropped.
+    /// Fragments with references whose page cache has been dropped.
     trusted: HashSet<(PartitionId, u32)>,
     /// How far references say that a fragment has bytes.
     referenced: HashMap<(PartitionId, u32), u32>,
@@ -274,9 +279,8 @@ impl Replay<'_> {
         self.engine.charge(batch.encoded_bytes());
         state.commit(Stored { batch, fragment: head.fragment, position, appended: head.appended, direct: false });
         drop(state);
-        self.distrust(&partition, active).map_err(Refusal::Open)?;
         self.touched.insert(partition.id());
-        if self.engine.unflushed() >= REPLAY_BYTES {
+        if self.engine.unflushed() >= REPLAY_BYTES.min(self.engine.options.unflushed_bytes_max) {
             self.flush().map_err(Refusal::Open)?;
         }
         Ok(())
@@ -366,7 +370,9 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Before a fragment is extended for the first time: what the page cache shows of it may never have reached the disk.
+    /// Before references to a fragment are believed: what the page cache shows of it may never have reached the disk.
+    ///
+    /// Batches that the WAL holds need no such look: replay writes every byte behind the checkpoint's length anew.
     fn distrust(&mut self, partition: &Partition, active: Active) -> Result<(), OpenError> {
         if !self.trusted.insert((partition.id(), active.number)) {
             return Ok(());
@@ -387,7 +393,10 @@ impl Replay<'_> {
             return Ok(());
         }
         let partition = Partition::new(self.engine.clone(), id, topic);
-        partition.make_dir().map_err(|source| OpenError::Io { doing: "make", path: partition.dir().into(), source })?;
+        // The folder was durable before the entry was written.
+        let exists = self.engine.env.disk.exists(partition.dir());
+        let made = exists.and_then(|exists| if exists { Ok(()) } else { partition.make_dir() });
+        made.map_err(|source| OpenError::Io { doing: "make", path: partition.dir().into(), source })?;
         self.engine.add(Arc::new(partition));
         Ok(())
     }
@@ -447,15 +456,15 @@ impl Replay<'_> {
         self.report.lost.get_or_insert(reason);
     }
 
-    fn finish(mut self) -> Result<(), OpenError> {
+    /// Returns the partitions that have batches in memory still.
+    fn finish(mut self) -> Result<Vec<Arc<Partition>>, OpenError> {
         self.check_referenced()?;
-        self.flush()?;
         let deleted: BTreeSet<_> = lock(&self.engine.deleted).iter().map(|topic| topic.id).collect();
         if let Some(topic) = self.orphans.difference(&deleted).next() {
             let lost = format!("the WAL has entries of topic {topic}, which nobody created");
             self.lose(lost);
         }
-        Ok(())
+        Ok(self.touched.iter().filter_map(|&id| self.engine.partition(id)).collect())
     }
 }
 

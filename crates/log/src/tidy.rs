@@ -20,7 +20,7 @@ pub(crate) fn set_aside_unknown(engine: &Engine, lost: bool) -> io::Result<Vec<P
     for partition in engine.partitions() {
         known_dirs.extend(partition.dir().ancestors().take(2).map(Path::to_owned));
         let state = lock(partition.state());
-        for fragment in state.fragments.iter().map(|kept| &kept.fragment).chain(&state.removed) {
+        for fragment in state.fragments.iter().map(|kept| &kept.fragment).chain(&state.begun).chain(&state.removed) {
             known_files.insert(fragment.path().with_extension(""));
         }
         let first = state.fragments.first().map(|first| (first.state.number, first.state.base));

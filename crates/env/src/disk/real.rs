@@ -1,5 +1,8 @@
 //! The machine's own file system.
 
+#[cfg(target_os = "linux")]
+mod linux;
+
 use std::{
     fs,
     io::{self, IoSlice},
@@ -9,7 +12,7 @@ use std::{
 
 use rustix::{fs as sys, io::Errno};
 
-use super::{Disk, DiskFile, DiskLock, Entry, OpenMode};
+use super::{Disk, DiskFile, DiskLock, Entry, FileSystem, OpenMode, VolumeKind};
 
 /// Slices that one `pwritev` takes (`IOV_MAX` on Linux and macOS).
 const SLICES_MAX: usize = 1024;
@@ -85,6 +88,20 @@ impl Disk for RealDisk {
     fn volume_bytes(&self, path: &Path) -> io::Result<u64> {
         let about = sys::statvfs(folder(path))?;
         Ok(about.f_blocks.saturating_mul(about.f_frsize))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn volume_kind(&self, path: &Path) -> io::Result<VolumeKind> {
+        Ok(match sys::statfs(folder(path))?.f_type {
+            linux::TMPFS | linux::RAMFS => VolumeKind::Memory,
+            linux::NFS | linux::SMB2 | linux::CIFS | linux::CEPH | linux::NINE_P => VolumeKind::Network,
+            _ => VolumeKind::Disk,
+        })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn file_system(&self, dir: &Path) -> io::Result<Box<dyn FileSystem>> {
+        linux::WholeFileSystem::open(folder(dir)).map(|it| Box::new(it) as Box<dyn FileSystem>)
     }
 }
 
@@ -195,7 +212,7 @@ fn sync_data(file: &fs::File) -> io::Result<()> {
 
 /// [`sync_data`] with the metadata too, which is what folders have.
 #[cfg(not(target_vendor = "apple"))]
-fn sync_all(file: &fs::File) -> io::Result<()> {
+pub(super) fn sync_all(file: &fs::File) -> io::Result<()> {
     Ok(sys::fsync(file)?)
 }
 

@@ -11,7 +11,7 @@ use super::{
     Faults, Operation, SimClock, SimRandom, Unsynced,
     machine::{Machine, Node, parent},
 };
-use crate::{Disk, DiskFile, DiskLock, Entry, Env, OpenMode};
+use crate::{Disk, DiskFile, DiskLock, Entry, Env, FileSystem, OpenMode};
 
 /// A disk in memory; clones are the same disk.
 ///
@@ -201,6 +201,18 @@ impl Disk for SimDisk {
 
     fn volume_bytes(&self, _path: &Path) -> io::Result<u64> {
         Ok(self.running()?.faults.capacity.unwrap_or(u64::MAX / 2))
+    }
+
+    fn file_system(&self, _dir: &Path) -> io::Result<Box<dyn FileSystem>> {
+        Ok(Box::new(SimFileSystem(self.clone())))
+    }
+}
+
+struct SimFileSystem(SimDisk);
+
+impl FileSystem for SimFileSystem {
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.running()?.sync_all()
     }
 }
 

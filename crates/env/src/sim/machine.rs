@@ -51,7 +51,7 @@ pub struct Faults {
 /// One operation that changed something or made it durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// What was done: `create`, `mkdir`, `write`, `set_len`, `allocate`, `sync`, `rename`, `remove` or `sync_dir`.
+    /// What was done: `create`, `mkdir`, `write`, `set_len`, `allocate`, `sync`, `rename`, `remove`, `sync_dir` or `sync_all`.
     pub kind: &'static str,
     /// With which file or folder.
     pub path: PathBuf,
@@ -422,6 +422,27 @@ impl Machine {
             change.what.apply(&mut durable, |_| failed.is_ok() || self.coin());
         }
         self.file(id).durable = durable;
+        failed
+    }
+
+    /// Makes every byte and every name durable.
+    pub(super) fn sync_all(&mut self) -> io::Result<()> {
+        self.operate("sync_all", Path::new("/"))?;
+        let failed = self.fail_sync();
+        let mut files = std::mem::take(&mut self.files);
+        for file in files.values_mut() {
+            for change in std::mem::take(&mut file.changes) {
+                change.what.apply(&mut file.durable, |_| failed.is_ok() || self.coin());
+            }
+        }
+        self.files = files;
+        for change in std::mem::take(&mut self.name_changes) {
+            if failed.is_ok() {
+                change.what.apply(&mut self.durable_names);
+            } else {
+                self.name_changes.push(change);
+            }
+        }
         failed
     }
 

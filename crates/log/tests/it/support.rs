@@ -24,6 +24,8 @@ pub(crate) fn small() -> LogOptions {
         wal: WalOptions { segment_bytes: 16 << 10, prepare_inline: true, ..WalOptions::default() },
         roll: roll(2 << 10),
         space: SpaceOptions { free_bytes_min: Some(0), ballast_bytes: Some(0) },
+        // So that scripts take both ways to sync.
+        syncs_max: 2,
         background: false,
         ..LogOptions::default()
     }
