@@ -9,10 +9,13 @@
 
 #[expect(dead_code, unused_imports, reason = "the services take it up next")]
 mod auth;
+pub mod config;
 pub mod consensus;
 pub mod error;
 pub mod lease;
+pub mod node;
 pub mod raft;
+mod service;
 pub mod snapshot;
 pub mod state;
 pub mod store;

@@ -77,7 +77,7 @@ impl Batch<'_> {
 }
 
 impl Store {
-    /// Carries out a transaction that only reads.
+    /// Carries out a transaction of nothing but reads.
     ///
     /// # Errors
     /// Those of its reads.
@@ -278,15 +278,10 @@ fn execute(transaction: &mut Transaction<'_, '_>, request: &TxnRequest, path: &P
 }
 
 fn execute_reads(reading: &Reading<'_>, request: &TxnRequest, path: &Path) -> Result<TxnResponse, Failure> {
-    let mut nested = path.nested.iter();
     let mut responses = Vec::new();
     for op in chosen(request, path) {
         let response = match &op.request {
             Some(Request::RequestRange(range)) => Some(Response::ResponseRange(reading.range(range)?)),
-            Some(Request::RequestTxn(request)) => {
-                let path = nested.next().expect("each nested transaction has its path");
-                Some(Response::ResponseTxn(execute_reads(reading, request, path)?))
-            }
             _ => None,
         };
         responses.push(ResponseOp { response });
