@@ -118,7 +118,7 @@ pub struct Url {
 }
 
 impl Url {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let bad = |why: &str| format!("{text:?} is no URL of the form http://host:port: {why}");
         let (scheme, rest) = text.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
         let is_tls = match scheme {

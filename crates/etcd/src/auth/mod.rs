@@ -65,6 +65,11 @@ impl Auth {
         Ok(Caller { user, revision: self.state().revision() })
     }
 
+    /// The server itself, which may do what root may.
+    pub(crate) fn root_caller(&self) -> Caller {
+        Caller { user: ROOT.to_owned(), revision: self.state().revision() }
+    }
+
     fn state_mut(&self) -> RwLockWriteGuard<'_, AuthState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }

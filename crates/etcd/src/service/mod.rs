@@ -1,9 +1,11 @@
 //! etcd's gRPC services, one file each. They check what no state could make valid, ask the consensus, and fill headers.
 
+mod cluster;
 mod kv;
 mod lease;
 mod watch;
 
+pub(crate) use cluster::ClusterService;
 pub(crate) use kv::KvService;
 pub(crate) use lease::{LeaseService, PeerLeaseService};
 pub(crate) use watch::WatchService;
