@@ -124,6 +124,10 @@ impl Collector for Lookup {
             "Ranges of fragments that are damaged, and read around",
             log.quarantined_ranges,
         )?;
+        let scrub = log.scrub;
+        facts.counter("scrubbed_bytes", "Bytes of old fragments read to see whether they are sound", scrub.bytes)?;
+        facts.counter("scrub_passes", "How often all of them have been read", scrub.passes)?;
+        facts.counter("scrub_indexes_rebuilt", "Index files that were damaged and made anew", scrub.indexes_rebuilt)?;
         let space = log.space;
         facts.gauge(
             "disk_full",

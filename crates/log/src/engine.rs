@@ -30,6 +30,7 @@ use crate::{
     partition::Partition,
     quarantine::Quarantine,
     retention::{ClockWatch, RetentionListener},
+    scrub::Scrub,
     space::{self, Space},
     tail_cache::TailCache,
     trigger::Trigger,
@@ -60,6 +61,9 @@ pub(crate) struct Engine {
     pub(crate) space: Space,
     /// Pulled only to stop.
     pub(crate) space_trigger: Trigger,
+    pub(crate) scrub: Scrub,
+    /// Pulled to stop, and when the scrub may go on.
+    pub(crate) scrub_trigger: Trigger,
     pub(crate) retention_listener: Mutex<Option<RetentionListener>>,
     /// Held while retention looks at the partitions.
     pub(crate) clock_watch: Mutex<ClockWatch>,
@@ -97,6 +101,8 @@ impl Engine {
             retention_trigger: Trigger::default(),
             space: Space::new(&*env.disk, dir.join(space::FILE), broker, &options),
             space_trigger: Trigger::default(),
+            scrub: Scrub::default(),
+            scrub_trigger: Trigger::default(),
             quarantine: Quarantine::default(),
             retention_listener: Mutex::default(),
             clock_watch: Mutex::new(ClockWatch::new(env.clock.now(), Timestamp(env.clock.wall_ms()))),

@@ -37,6 +37,7 @@ mod retention;
 mod space;
 
 mod quarantine;
+mod scrub;
 mod source;
 mod tidy;
 mod trigger;
@@ -69,6 +70,7 @@ pub use producers::REMEMBERED_BATCHES;
 pub use quarantine::{QuarantineListener, QuarantinedRange};
 pub use recovery::RecoveryReport;
 pub use retention::{Retention, RetentionEvent, RetentionListener};
+pub use scrub::{ScrubOptions, ScrubStats};
 pub use space::{SpaceEvent, SpaceListener, SpaceOptions, SpaceStats};
 
 /// Takes a lock. Nobody panics while holding one: release builds abort, and in tests the panic is the story.

@@ -29,6 +29,7 @@ use crate::{
     quarantine::{QuarantineListener, QuarantinedRange},
     recovery::{self, RecoveryReport},
     retention::{self, RetentionEvent, RetentionListener},
+    scrub::{self, ScrubStats},
     space::{self, SpaceListener, SpaceStats},
     tidy,
 };
@@ -61,6 +62,8 @@ pub struct LogStats {
     pub replay_bytes: u64,
     /// Ranges of fragments that are known to be damaged.
     pub quarantined_ranges: usize,
+    /// The scrub.
+    pub scrub: ScrubStats,
     /// The disk.
     pub space: SpaceStats,
     /// The WAL's own facts.
@@ -142,6 +145,8 @@ impl Log {
             self.spawn("log-retain", move || retention::run(&retain, &|| stopping.load(Ordering::Acquire)))?;
             let (watch, stopping) = (engine.clone(), self.stopping.clone());
             self.spawn("log-space", move || space::run(&watch, &|| stopping.load(Ordering::Acquire)))?;
+            let (scrubbed, stopping) = (engine.clone(), self.stopping.clone());
+            self.spawn("log-scrub", move || scrub::run(&scrubbed, &|| stopping.load(Ordering::Acquire)))?;
         }
         Ok(report)
     }
@@ -306,6 +311,18 @@ impl Log {
         *lock(&self.engine.space.listener) = Some(listener);
     }
 
+    /// Reads all sealed fragments once, without pauses, and their index files: what is damaged is quarantined, or made anew.
+    /// The background does this at a bounded rate; tests without one call it. Blocks on the disk for as long as it takes.
+    pub fn scrub(&self) {
+        scrub::run_once(&self.engine);
+    }
+
+    /// Has the background's scrub wait before its next read, or go on.
+    pub fn pause_scrub(&self, paused: bool) {
+        self.engine.scrub.paused.store(paused, Ordering::Relaxed);
+        self.engine.scrub_trigger.pull();
+    }
+
     /// The ranges of fragments that are known to be damaged.
     pub fn quarantined(&self) -> Vec<QuarantinedRange> {
         self.engine.quarantine.ranges()
@@ -349,6 +366,7 @@ impl Log {
             recycled_bytes: self.engine.fragment_pool.bytes(),
             replay_bytes: self.engine.replay_bytes(),
             quarantined_ranges: self.engine.quarantine.count(),
+            scrub: self.engine.scrub.stats(),
             space: self.engine.space.stats(),
             wal: self.engine.with_wal(Wal::stats).unwrap_or_default(),
         }
@@ -392,6 +410,7 @@ impl Log {
         self.engine.checkpoint_trigger.pull();
         self.engine.retention_trigger.pull();
         self.engine.space_trigger.pull();
+        self.engine.scrub_trigger.pull();
         for thread in lock(&self.threads).drain(..) {
             // A thread that panicked has nothing left to say: what it left undone is replayed.
             let _ = thread.join();

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use goulette_wal::WalOptions;
 
-use crate::space::SpaceOptions;
+use crate::{scrub::ScrubOptions, space::SpaceOptions};
 
 /// When a partition goes on to its next fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +60,14 @@ pub struct LogOptions {
     pub recycled_bytes_max: u64,
     /// How often is looked for fragments that need not be [kept](crate::Retention). 30 s.
     pub retention_interval: Duration,
+    /// How old data is looked after.
+    pub scrub: ScrubOptions,
     /// How much of the disk is left alone.
     pub space: SpaceOptions,
-    /// Whether threads flush, write directly, take checkpoints, look for what may go and watch the disk. Without them the
+    /// Whether threads flush, write directly, take checkpoints, look for what may go, watch the disk and scrub it. Without them the
     /// WAL's thread writes directly, and for the rest only
-    /// [`Log::flush`](crate::Log::flush), [`Log::checkpoint`](crate::Log::checkpoint), [`Log::retain`](crate::Log::retain)
-    /// and [`Log::look_at_space`](crate::Log::look_at_space) do, so that a test decides on every disk operation.
+    /// [`Log::flush`](crate::Log::flush), [`Log::checkpoint`](crate::Log::checkpoint), [`Log::retain`](crate::Log::retain),
+    /// [`Log::look_at_space`](crate::Log::look_at_space) and [`Log::scrub`](crate::Log::scrub) do, so that a test decides on every disk operation.
     pub background: bool,
 }
 
@@ -87,6 +89,7 @@ impl Default for LogOptions {
             removed_bytes_max: 256 << 20,
             recycled_bytes_max: 1 << 30,
             retention_interval: Duration::from_secs(30),
+            scrub: ScrubOptions::default(),
             space: SpaceOptions::default(),
             background: true,
         }

@@ -223,3 +223,63 @@ fn a_flipped_bit_in_any_group_of_the_wal_but_the_last_is_found() {
     // What the checkpoint has made needless is not looked at, but that the segment is the right one.
     verify_finds_any_flipped_bit(&disk, &path, 0..16);
 }
+
+#[test]
+fn a_scrub_finds_any_flipped_bit_in_sealed_fragments_and_mends_their_indexes() {
+    let disk = closed();
+    let sealed: Vec<_> = files(&disk, "index").into_iter().map(|(path, _)| path.with_extension("")).collect();
+    assert!(sealed.len() > 1);
+    let all = ["log", "index", "timeindex"].into_iter().flat_map(|extension| {
+        let of_sealed = |(path, _): &(PathBuf, usize)| sealed.contains(&path.with_extension(""));
+        files(&disk, extension).into_iter().filter(of_sealed).collect::<Vec<_>>()
+    });
+    for (path, length) in all {
+        for at in 0..length {
+            let damaged = disk.restart();
+            flip(&damaged, &path, at, at as u32 % 8);
+            let (log, _) = open(damaged.env(), small());
+            let said = listen(&log);
+            log.scrub();
+            let (said, stats) = (said.lock().unwrap(), log.stats().scrub);
+            if path.extension().is_some_and(|extension| extension == "log") {
+                assert!(said.len() == 1 && said[0].file == path && said[0].bytes.contains(&(at as u64)), "{said:?}");
+                assert_eq!(stats.indexes_rebuilt, 0);
+            } else {
+                assert!(said.is_empty() && stats.indexes_rebuilt == 1, "byte {at} of {}", path.display());
+                assert_eq!(damaged.files()[&path], disk.files()[&path]);
+            }
+            assert_eq!((stats.passes, stats.fragments), (1, sealed.len() as u64));
+        }
+    }
+}
+
+#[test]
+fn a_scrub_in_the_background_keeps_to_its_rate_can_be_paused_and_ends_with_the_log() {
+    let disk = closed();
+    let scrub = goulette_log::ScrubOptions::default();
+    let (log, _) = open(disk.env(), LogOptions { background: true, scrub, ..small() });
+    // Nothing in the first seconds of a start, and nothing while paused.
+    log.pause_scrub(true);
+    log.pause_scrub(true);
+    assert_eq!(log.stats().scrub, goulette_log::ScrubStats::default());
+    log.pause_scrub(false);
+    let passes = || log.stats().scrub.passes;
+    let clock = goulette_env::Env::real().clock;
+    let begun = clock.now();
+    while passes() == 0 {
+        assert!(clock.now() - begun < std::time::Duration::from_secs(60), "the scrub does not come to its end");
+        std::thread::yield_now();
+    }
+    log.close().unwrap();
+    let (log, _) = open(disk.restart().env(), LogOptions { background: true, scrub, ..small() });
+    log.pause_scrub(false);
+    assert_eq!(passes_after_a_moment(&log), 0, "the pass is done, and the next one is due in a week");
+}
+
+fn passes_after_a_moment(log: &Log) -> u64 {
+    for _ in 0..1_000 {
+        log.pause_scrub(false);
+        std::thread::yield_now();
+    }
+    log.stats().scrub.passes
+}
