@@ -116,6 +116,15 @@ test-python: build ## publish and pull from Python, by grpcio
 test-kafka-format: build ## Kafka's own DumpLogSegments reads our fragments (needs Java and Maven)
 	@scripts/test-kafka-format.sh
 
+test-etcd-compat: build ## etcd's answers, ours and a real etcd's, to SEEDS random runs and to every command of etcdctl
+	@scripts/test-etcd-compat.sh "$(or $(SEEDS),100)"
+
+test-etcd-suite: build ## etcd's own tests with our etcd in its place (PACKAGE: common or e2e, TESTS: a regular expression)
+	@scripts/test-etcd-suite.sh "$(or $(PACKAGE),common)" "$(or $(TESTS),.)"
+
+bench-etcd: build ## etcd's benchmark tool, a real etcd and ours in turns on the same disk
+	@scripts/bench-etcd.sh
+
 bench: build ## produce and consume 3,000,000 records of 1 KiB and 20,000,000 of 100 B beside what the disk does
 	@scripts/bench.sh
 
