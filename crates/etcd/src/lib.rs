@@ -7,7 +7,6 @@
 //! (revisions, transactions and history: etcd's MVCC with etcd's own buckets as tables), then `service` (one file per
 //! gRPC service) and [`error`] (etcd's refusals, letter by letter).
 
-#[allow(dead_code, unused_imports, reason = "the services take it up next")]
 mod auth;
 pub mod config;
 pub mod consensus;

@@ -30,7 +30,7 @@ use crate::{
 /// Entries that may be agreed and not yet applied before requests are refused.
 const BACKLOG_MAX: u64 = 5_000;
 /// The bound of the store if none is set.
-const QUOTA_DEFAULT: i64 = 2 << 30;
+pub(crate) const QUOTA_DEFAULT: i64 = 2 << 30;
 /// What a written key costs beside its bytes, as etcd counts.
 const COST_KEY: i64 = 256;
 /// What a lease costs, as etcd counts.

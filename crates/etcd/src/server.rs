@@ -11,8 +11,13 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use goulette_env::{DiskLock, Env};
 use goulette_logging::{error, info, warn};
-use goulette_proto::etcd::etcdserverpb::{
-    cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer, watch_server::WatchServer,
+use goulette_proto::etcd::{
+    etcdserverpb::{
+        auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+        maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    },
+    v3electionpb::election_server::ElectionServer,
+    v3lockpb::lock_server::LockServer,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::transport::{Server, server::TcpIncoming};
@@ -22,7 +27,10 @@ use crate::{
     consensus::{Consensus, StateMachine},
     node::Node,
     raft::{RaftEnd, RaftNode, RaftOptions, RaftStartError},
-    service::{ClusterService, KvService, LeaseService, PeerLeaseService, WatchService},
+    service::{
+        AuthService, ClusterService, ElectionService, KvService, LeaseService, LockService, MaintenanceService,
+        PeerLeaseService, WatchService,
+    },
     state::{State, StateOptions},
     store::StoreError,
 };
@@ -37,6 +45,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long open calls and streams may take to end when the server stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Entries kept behind a cut of the log for members that are a little behind, as in etcd.
+const CATCH_UP_ENTRIES: u64 = 5_000;
 
 /// Why a member could not start.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +118,7 @@ impl EtcdServer {
             heartbeat: config.heartbeat_interval,
             election_timeout: config.election_timeout,
             snapshot_count: config.snapshot_count,
+            catch_up_entries: CATCH_UP_ENTRIES,
         };
         let machine: Arc<dyn StateMachine> = Arc::clone(&state) as Arc<dyn StateMachine>;
         let raft = RaftNode::start(env, options, machine).await?;
@@ -225,6 +237,10 @@ async fn serve_clients(node: Arc<Node>, listener: TcpListener, stopping: watch::
     let watches = WatchServer::new(WatchService { node: Arc::clone(&node) });
     let leases = LeaseServer::new(LeaseService { node: Arc::clone(&node) });
     let cluster = ClusterServer::new(ClusterService { node: Arc::clone(&node) });
+    let maintenance = MaintenanceServer::new(MaintenanceService::new(Arc::clone(&node)));
+    let auth = AuthServer::new(AuthService::new(Arc::clone(&node)));
+    let locks = LockServer::new(LockService { node: Arc::clone(&node) });
+    let elections = ElectionServer::new(ElectionService { node: Arc::clone(&node) });
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -237,6 +253,10 @@ async fn serve_clients(node: Arc<Node>, listener: TcpListener, stopping: watch::
         .add_service(watches.max_decoding_message_size(bytes_max))
         .add_service(leases.max_decoding_message_size(bytes_max))
         .add_service(cluster.max_decoding_message_size(bytes_max))
+        .add_service(maintenance.max_decoding_message_size(bytes_max))
+        .add_service(auth.max_decoding_message_size(bytes_max))
+        .add_service(locks.max_decoding_message_size(bytes_max))
+        .add_service(elections.max_decoding_message_size(bytes_max))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped(stopping));
     if let Err(error) = server.await {
         error!("the client port ended: {error}");

@@ -22,12 +22,10 @@ mod state;
 mod token;
 
 pub(crate) use apply::AuthReply;
-pub(crate) use check::{
-    LeaseKeys, check_delete, check_lease_readable, check_lease_writable, check_put, check_range, check_txn,
-};
-pub(crate) use password::{COST_DEFAULT, COSTS, PasswordTooLong, hash, is_password};
-pub(crate) use permission::{Access, Permission};
-pub(crate) use record::{RecordError, Row};
+pub(crate) use check::{check_delete, check_lease_readable, check_lease_writable, check_put, check_range, check_txn};
+pub(crate) use password::{hash, is_password};
+pub(crate) use permission::Permission;
+pub(crate) use record::Row;
 pub(crate) use state::{AuthState, Caller, ROOT};
 pub(crate) use token::{Tokens, index_of};
 

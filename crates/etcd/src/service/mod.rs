@@ -1,13 +1,22 @@
 //! etcd's gRPC services, one file each. They check what no state could make valid, ask the consensus, and fill headers.
 
+mod auth;
 mod cluster;
+mod election;
 mod kv;
 mod lease;
+mod lock;
+mod maintenance;
+mod recipe;
 mod watch;
 
+pub(crate) use auth::AuthService;
 pub(crate) use cluster::ClusterService;
+pub(crate) use election::ElectionService;
 pub(crate) use kv::KvService;
 pub(crate) use lease::{LeaseService, PeerLeaseService};
+pub(crate) use lock::LockService;
+pub(crate) use maintenance::MaintenanceService;
 pub(crate) use watch::WatchService;
 
 use tonic::metadata::MetadataMap;

@@ -10,6 +10,7 @@ mod source;
 mod status;
 
 pub use restore::{RestoreError, RestoreOptions, Restored, RestoredMember, restore};
+pub(crate) use save::STORAGE_VERSION;
 pub use save::save;
 pub use source::SourceError;
 pub use status::{SnapshotStatus, status};
