@@ -44,6 +44,8 @@ pub struct Node {
     pub(crate) cluster_id: u64,
     pub(crate) member_id: MemberId,
     next_request: AtomicU64,
+    /// Leaders that this member has seen come, for those who count.
+    pub(crate) leader_changes: AtomicU64,
 }
 
 impl Node {
@@ -57,7 +59,7 @@ impl Node {
         // As in etcd: member, milliseconds, count. So no number is used twice, not even across restarts.
         let milliseconds = state.env.clock.wall_ms() as u64 & 0xff_ffff_ffff;
         let next_request = AtomicU64::new(member_id << 48 | milliseconds << 8);
-        Self { config, state, consensus, cluster_id, member_id, next_request }
+        Self { config, state, consensus, cluster_id, member_id, next_request, leader_changes: AtomicU64::new(0) }
     }
 
     /// The header of an answer, with the store's current revision unless one is given.

@@ -20,11 +20,15 @@ use goulette_proto::etcd::{
     v3lockpb::lock_server::LockServer,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::{
     config::{Config, Url},
     consensus::{Consensus, StateMachine},
+    http,
     node::Node,
     raft::{RaftEnd, RaftNode, RaftOptions, RaftStartError},
     service::{
@@ -109,6 +113,7 @@ impl EtcdServer {
         }
         let peers = listen(&config.listen_peer_urls).await?;
         let clients = listen(&config.listen_client_urls).await?;
+        let watchers = listen(&config.listen_metrics_urls).await?;
         let identity = identity::find(&config, &state).await?;
         let options = RaftOptions {
             dir: config.data_dir.join("member/raft"),
@@ -132,7 +137,17 @@ impl EtcdServer {
             tasks.spawn(serve_peers(Arc::clone(&node), Arc::clone(&raft), listener, stopping.clone()));
         }
         for listener in clients {
-            tasks.spawn(serve_clients(Arc::clone(&node), listener, stopping.clone()));
+            tasks.spawn(serve_clients(Arc::clone(&node), Arc::clone(&raft), listener, stopping.clone()));
+        }
+        for listener in watchers {
+            let routes = Routes::from(http::health_and_metrics(&node, &raft));
+            let server = Server::builder().accept_http1(true).add_routes(routes);
+            let serving = server.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped(stopping.clone()));
+            tasks.spawn(async move {
+                if let Err(error) = serving.await {
+                    error!("the metrics port ended: {error}");
+                }
+            });
         }
         tasks.spawn(duties::lead(Arc::clone(&node), stopping.clone()));
         tasks.spawn(duties::end_leases(Arc::clone(&node), stopping.clone()));
@@ -229,7 +244,7 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|&stop| stop).await;
 }
 
-async fn serve_clients(node: Arc<Node>, listener: TcpListener, stopping: watch::Receiver<bool>) {
+async fn serve_clients(node: Arc<Node>, raft: Arc<RaftNode>, listener: TcpListener, stopping: watch::Receiver<bool>) {
     let bytes_max = node.config.max_request_bytes + OVERHEAD_BYTES;
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
@@ -241,13 +256,7 @@ async fn serve_clients(node: Arc<Node>, listener: TcpListener, stopping: watch::
     let auth = AuthServer::new(AuthService::new(Arc::clone(&node)));
     let locks = LockServer::new(LockService { node: Arc::clone(&node) });
     let elections = ElectionServer::new(ElectionService { node: Arc::clone(&node) });
-    let server = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
-        .max_concurrent_streams(node.config.max_concurrent_streams)
+    let routes = Routes::from(http::routes(&node, &raft))
         .add_service(health_server)
         .add_service(kv.max_decoding_message_size(bytes_max))
         .add_service(watches.max_decoding_message_size(bytes_max))
@@ -256,7 +265,16 @@ async fn serve_clients(node: Arc<Node>, listener: TcpListener, stopping: watch::
         .add_service(maintenance.max_decoding_message_size(bytes_max))
         .add_service(auth.max_decoding_message_size(bytes_max))
         .add_service(locks.max_decoding_message_size(bytes_max))
-        .add_service(elections.max_decoding_message_size(bytes_max))
+        .add_service(elections.max_decoding_message_size(bytes_max));
+    let server = Server::builder()
+        .accept_http1(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
+        .max_concurrent_streams(node.config.max_concurrent_streams)
+        .add_routes(routes)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped(stopping));
     if let Err(error) = server.await {
         error!("the client port ended: {error}");

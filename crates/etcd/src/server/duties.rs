@@ -1,6 +1,10 @@
 //! What a member does of itself: it tells its name, and, while it leads, ends leases and drops old history.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use goulette_logging::{info, warn};
 use goulette_proto::etcd::{
@@ -34,10 +38,14 @@ const PUBLISH_RETRY: Duration = Duration::from_millis(500);
 /// Lets leases end while this member leads, and only then; sets the cluster's version as a new cluster's first leader.
 pub(super) async fn lead(node: Arc<Node>, stopping: watch::Receiver<bool>) {
     let mut leadership = node.consensus.leadership();
-    let mut term_led = None;
+    let (mut term_led, mut leader_seen) = (None, None);
     let follow = async {
         loop {
             let now = *leadership.borrow_and_update();
+            if now.leader.is_some() && leader_seen != Some(now) {
+                leader_seen = Some(now);
+                node.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
             let leads = now.leader == Some(node.member_id);
             if leads && term_led != Some(now.term) {
                 // Everything that was granted before must be known before clocks start.

@@ -36,6 +36,11 @@ impl Waiters {
         self.lock().contains_key(&id)
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Applied>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
