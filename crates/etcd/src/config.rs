@@ -35,6 +35,8 @@ pub struct Config {
     pub initial_cluster_token: String,
     /// Entries between snapshots; 10,000 by default.
     pub snapshot_count: u64,
+    /// Entries kept behind a snapshot for members that are a little behind; 5,000 by default.
+    pub snapshot_catchup_entries: u64,
     /// Bytes of the store beyond which writes are refused; 2 GiB for 0, no bound below.
     pub quota_backend_bytes: i64,
     /// When history is dropped by itself.
@@ -166,7 +168,6 @@ pub const IGNORED: &[&str] = &[
     "experimental-enable-lease-checkpoint",
     "experimental-enable-lease-checkpoint-persist",
     "experimental-initial-corrupt-check",
-    "experimental-snapshot-catchup-entries",
     "experimental-stop-grpc-service-on-defrag",
     "experimental-warning-apply-duration",
     "experimental-warning-unary-request-duration",
@@ -186,7 +187,6 @@ pub const IGNORED: &[&str] = &[
     "pre-vote",
     "raft-read-timeout",
     "raft-write-timeout",
-    "snapshot-catchup-entries",
     "socket-reuse-address",
     "socket-reuse-port",
     "unsafe-no-fsync",
@@ -231,6 +231,7 @@ impl Default for Config {
             initial_cluster_state: ClusterState::New,
             initial_cluster_token: "etcd-cluster".to_owned(),
             snapshot_count: 10_000,
+            snapshot_catchup_entries: 5_000,
             quota_backend_bytes: 0,
             auto_compaction: AutoCompaction::Off,
             heartbeat_interval: Duration::from_millis(100),
@@ -324,6 +325,9 @@ impl Config {
             }
             "initial-cluster-token" => value.clone_into(&mut self.initial_cluster_token),
             "snapshot-count" => self.snapshot_count = number()?.max(1),
+            "snapshot-catchup-entries" | "experimental-snapshot-catchup-entries" => {
+                self.snapshot_catchup_entries = number()?;
+            }
             "quota-backend-bytes" => {
                 self.quota_backend_bytes = value.parse().map_err(|_| wrong("it is no number".to_owned()))?;
             }
@@ -454,11 +458,24 @@ const NAMES: &[&str] = &[
     "peer-key-file",
     "peer-trusted-ca-file",
     "quota-backend-bytes",
+    "snapshot-catchup-entries",
+    "experimental-snapshot-catchup-entries",
     "snapshot-count",
     "strict-reconfig-check",
     "trusted-ca-file",
     "watch-progress-notify-interval",
 ];
+
+/// The flags, one a line.
+pub fn help() -> String {
+    let list = |names: &[&str]| names.iter().map(|name| format!("  --{name}\n")).collect::<String>();
+    format!(
+        "Runs an etcd v3 server. Flags are etcd's, with etcd's defaults; each is also an ETCD_ variable.\n\n{}\n\
+         Read, and without effect here:\n\n{}",
+        list(NAMES),
+        list(IGNORED)
+    )
+}
 
 fn flags(args: &[String]) -> Result<BTreeMap<String, String>, String> {
     let mut given = BTreeMap::new();

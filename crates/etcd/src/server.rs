@@ -50,8 +50,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long open calls and streams may take to end when the server stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Entries kept behind a cut of the log for members that are a little behind, as in etcd.
-const CATCH_UP_ENTRIES: u64 = 5_000;
 
 /// Why a member could not start.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +121,7 @@ impl EtcdServer {
             heartbeat: config.heartbeat_interval,
             election_timeout: config.election_timeout,
             snapshot_count: config.snapshot_count,
-            catch_up_entries: CATCH_UP_ENTRIES,
+            catch_up_entries: config.snapshot_catchup_entries,
         };
         let machine: Arc<dyn StateMachine> = Arc::clone(&state) as Arc<dyn StateMachine>;
         let raft = RaftNode::start(env, options, machine).await?;
@@ -162,8 +160,8 @@ impl EtcdServer {
     }
 
     /// Returns when the cluster knows this member's name; false if it ends before.
-    pub async fn ready(&mut self) -> bool {
-        self.ready.wait_for(|&ready| ready).await.is_ok()
+    pub async fn ready(&self) -> bool {
+        self.ready.clone().wait_for(|&ready| ready).await.is_ok()
     }
 
     /// Returns when the member has ended by itself, and why.

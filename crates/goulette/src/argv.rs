@@ -6,7 +6,7 @@ use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::Path};
 use clap::{Arg, Command};
 
 /// The names under which the binary is also installed.
-const ROLES: [&str; 3] = ["broker", "sentinel", "client"];
+const ROLES: [&str; 4] = ["broker", "sentinel", "client", "etcd"];
 
 /// Rewrites `argv` (with the program's name) for `command`.
 ///

@@ -5,6 +5,7 @@ mod bench;
 mod broker;
 mod client;
 mod config;
+mod etcd;
 mod log;
 mod logging;
 mod sentinel;
@@ -18,6 +19,7 @@ pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags, Stor
 pub(crate) use broker::BrokerFlags;
 pub(crate) use client::{ClientFlags, Mode, Place, PrintField};
 pub(crate) use config::{ConfigCommand, ConfigFlag, ShowFlags};
+pub(crate) use etcd::EtcdFlags;
 pub(crate) use log::{DirFlags, DumpFlags, LogCommand};
 pub(crate) use logging::{LevelSetting, LoggingFlags};
 pub(crate) use sentinel::SentinelFlags;
@@ -55,6 +57,11 @@ pub(crate) enum Command {
     /// it with -enable-embedded-etcd=false. SIGTERM and SIGINT stop it within 10 seconds; SIGHUP reopens the log file
     /// and reads the log level again.
     Sentinel(SentinelFlags),
+    /// Run an etcd v3 server, with etcd's own flags
+    ///
+    /// It takes the flags and ETCD_ variables of etcd 3.6, or a file in its format (--config-file), and serves the same
+    /// interface. A flag that it does not know is refused by name.
+    Etcd(EtcdFlags),
     /// Send messages, or print them
     ///
     /// A producer sends one message, or each line of a file or of standard input (a line is the bytes between two line

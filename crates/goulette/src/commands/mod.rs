@@ -5,6 +5,7 @@ mod bench;
 mod broker;
 mod client;
 mod config;
+mod etcd;
 mod log;
 mod sentinel;
 mod service;
@@ -22,6 +23,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Broker(flags) => broker::run(flags).await,
         Command::Sentinel(flags) => sentinel::run(flags).await,
+        Command::Etcd(flags) => etcd::run(flags).await,
         Command::Client(flags) => client::run(flags).await,
         Command::Topic(command) => topic::run(command).await,
         Command::Config(command) => config::run(command),
