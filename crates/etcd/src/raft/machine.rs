@@ -30,6 +30,10 @@ use super::{
 };
 use crate::consensus::{Committed, LogPosition, Payload, StateMachine, StateSnapshot};
 
+/// Batches of up to so many entries are applied where raft runs: they take less time than going to another thread and
+/// back, which a lone client would wait for with each write.
+const INLINE_MAX: usize = 16;
+
 /// A whole state on its way.
 pub(crate) enum SnapshotData {
     /// To be sent.
@@ -125,8 +129,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
             return Ok(());
         }
         self.wait_durable(last).await?;
-        let state = self.state.clone();
-        blocking(move || state.apply(batch)).await?;
+        if batch.len() <= INLINE_MAX {
+            self.state.apply(batch)?;
+        } else {
+            let state = self.state.clone();
+            blocking(move || state.apply(batch)).await?;
+        }
         self.applied.send_replace(last);
         for responder in responders {
             responder.send(());
