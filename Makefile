@@ -110,6 +110,10 @@ test-etcd-store: ## the metadata store against a real etcd (ETCD_BIN: its progra
 	@[ -x "$${ETCD_BIN:=$$(command -v etcd || true)}" ] || { echo "no etcd found: name its program in ETCD_BIN" >&2; exit 77; }; \
 	export ETCD_BIN; $(CARGO) test -p goulette-meta --test it -- --include-ignored
 
+test-etcd-robustness: build ## three etcd members killed, stopped, cut off: linearizable? (MINUTES=5; needs root; else exits 77)
+	@MINUTES=$(or $(MINUTES),5) ETCD_SERVER="$(or $(ETCD_SERVER),$(CURDIR)/bin/goulette etcd)" \
+		$(CARGO) test --locked -p goulette --test robustness
+
 test-python: build ## publish and pull from Python, by grpcio
 	@scripts/test-python.sh
 
