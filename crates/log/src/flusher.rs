@@ -203,6 +203,10 @@ impl Partition {
                     .map_err(|error| FlushError::io("seal", last.fragment.path(), &error))?;
                 let mut state = lock(self.state());
                 state.fragments.last_mut().expect("it was there and stays").state.sealed = true;
+                // A busy partition outgrows its size between two looks by far.
+                if state.retention.bytes.is_some_and(|bytes| state.bytes() > bytes) {
+                    self.engine().retention_trigger.pull();
+                }
             }
         }
         let fragment =
