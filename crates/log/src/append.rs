@@ -144,6 +144,9 @@ impl Partition {
         if state.closing {
             return Err(AppendError::Deleted(self.id()));
         }
+        if state.truncating {
+            return Err(AppendError::Busy);
+        }
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     lock,
     partition::Partition,
     retention::Removal,
+    truncate::Cut,
 };
 
 /// What an entry of the WAL was for; comes back when it is durable.
@@ -41,6 +42,11 @@ pub(crate) enum Tag {
         removal: Removal,
         done: ChangeDone,
     },
+    Truncate {
+        partition: Arc<Partition>,
+        cut: Cut,
+        done: ChangeDone,
+    },
 }
 
 impl Tag {
@@ -49,7 +55,9 @@ impl Tag {
         match self {
             Tag::Append(appending) => Some(appending.partition.id()),
             Tag::Reference(run) => run.first().map(|appending| appending.partition.id()),
-            Tag::Position { partition, .. } | Tag::Remove { partition, .. } => Some(partition.id()),
+            Tag::Position { partition, .. } | Tag::Remove { partition, .. } | Tag::Truncate { partition, .. } => {
+                Some(partition.id())
+            }
             Tag::Create { .. } | Tag::Delete { .. } => None,
         }
     }
@@ -114,6 +122,11 @@ impl Applier {
                 self.engine.quarantine.forget_fragments(&partition, removal.fragment);
                 self.answers.push(Answer::Change(done));
             }
+            Tag::Truncate { partition, cut, done } => {
+                let bytes = lock(partition.state()).truncate(&cut);
+                self.engine.note_removed(bytes);
+                self.answers.push(Answer::Change(done));
+            }
         }
     }
 
@@ -170,7 +183,9 @@ pub(crate) fn fail(tag: Tag, reason: &Arc<str>) {
         Tag::Append(appending) => (appending.done)(Err(unknown())),
         Tag::Reference(run) => run.into_iter().for_each(|appending| (appending.done)(Err(unknown()))),
         Tag::Position { done, .. } => done(Err(unknown())),
-        Tag::Create { done, .. } | Tag::Delete { done, .. } | Tag::Remove { done, .. } => done(Err(reason.clone())),
+        Tag::Create { done, .. } | Tag::Delete { done, .. } | Tag::Remove { done, .. } | Tag::Truncate { done, .. } => {
+            done(Err(reason.clone()));
+        }
     }
 }
 

@@ -47,8 +47,10 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
         sync(engine, &captured)?;
     }
     engine.check_poison()?;
-    let (partitions, removed): (_, Vec<_>) =
-        captured.into_iter().map(|(partition, captured)| (captured.state, (partition, captured.removed))).unzip();
+    let (partitions, removed): (_, Vec<_>) = captured
+        .into_iter()
+        .map(|(partition, captured)| (captured.state, (partition, captured.removed, captured.cut)))
+        .unzip();
     let relaxed = if last { None } else { engine.relaxed() };
     let wal = engine.wal_log();
     let checkpoint = Checkpoint { position, wal, taken: engine.wall(), relaxed, partitions, deleted: deleted.clone() };
@@ -69,7 +71,8 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
         }
     }
     // The checkpoint is durable and does not know them: no recovery will ask for them.
-    for (partition, removed) in removed {
+    for (partition, removed, cut) in removed {
+        partition.cut_files(cut)?;
         partition.unlink(removed)?;
         partition.release_idle();
     }

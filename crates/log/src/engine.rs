@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// How long a change waits for the WAL.
-const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Called once, when the engine is poisoned, with the reason.
 pub type PoisonListener = Box<dyn Fn(&str) + Send + Sync>;

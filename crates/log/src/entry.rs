@@ -21,9 +21,12 @@ pub(crate) enum Kind {
     /// The batches whose headers stand behind the head are in their fragment already, and durable: a
     /// [`Reference`](crate::reference::Reference).
     Reference = 5,
+    /// The partition ends earlier, at the head's offset, position and fragment; behind the head the least number that a
+    /// fragment may have from now on.
+    Truncate = 6,
     /// The partition starts later, and its oldest fragments go; behind the head the base offset of the newest of them.
     RemoveFragments = 7,
-    // 6: truncate, 8: committed.
+    // 8: committed.
     // Reserved for what DESIGN plans: a broker that does not know them refuses the WAL and says so.
 }
 
@@ -35,6 +38,7 @@ impl Kind {
             3 => Kind::DeleteTopic,
             4 => Kind::GroupPosition,
             5 => Kind::Reference,
+            6 => Kind::Truncate,
             7 => Kind::RemoveFragments,
             _ => return None,
         })
@@ -118,12 +122,13 @@ mod tests {
             Kind::DeleteTopic,
             Kind::GroupPosition,
             Kind::Reference,
+            Kind::Truncate,
             Kind::RemoveFragments,
         ];
         for kind in kinds {
             assert_eq!(Kind::from_code(kind as u8), Some(kind));
         }
-        for reserved in [0, 6, 8, 255] {
+        for reserved in [0, 8, 255] {
             assert_eq!(Kind::from_code(reserved), None);
         }
     }

@@ -304,6 +304,37 @@ impl Fragment {
         Ok(())
     }
 
+    /// Fewer bytes are valid from now on. The file keeps the others until [`cut_behind_checkpoint`](Self::cut_behind_checkpoint).
+    pub(crate) fn shorten(&self, length: u32) {
+        // Whoever looks something up meanwhile loads it anew.
+        let mut index = lock(&self.index);
+        *index = None;
+        self.written.store(length, Ordering::Release);
+        self.synced.fetch_min(length, Ordering::AcqRel);
+        self.pushed.fetch_min(length, Ordering::AcqRel);
+    }
+
+    /// Nothing is appended any more.
+    pub(crate) fn note_sealed(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    /// Cuts the file of a [shortened](Self::shorten) fragment.
+    pub(crate) fn cut_behind_checkpoint(&self, disk: &dyn Disk) -> io::Result<()> {
+        // The open file may be one for reading only.
+        let file = match disk.open(&self.path, OpenMode::Write) {
+            // Removed since, or truncated once more.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
+        let written = u64::from(self.written.load(Ordering::Acquire));
+        if file.len()? > written {
+            file.set_len(written)?;
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+
     /// Puts zeros where valid bytes are lost: reading finds them corrupt, and no later opening finds them missing.
     /// Returns whether there were any.
     pub(crate) fn pad(&self, disk: &dyn Disk) -> io::Result<bool> {

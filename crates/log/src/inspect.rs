@@ -170,6 +170,8 @@ struct Found {
     end: Offset,
     fragments: Vec<FragmentState>,
     epochs: Epochs,
+    /// Fragments with lower numbers are known to the checkpoint, or gone.
+    fragment_next: u32,
     wal_batches: u64,
     wal_bytes: u64,
 }
@@ -373,6 +375,7 @@ impl Found {
             end: state.next,
             fragments: state.fragments.clone(),
             epochs,
+            fragment_next: state.fragment_next,
             wal_batches: 0,
             wal_bytes: 0,
         }
@@ -403,6 +406,7 @@ impl Replay {
         let id = head.partition;
         match kind {
             Kind::Append => match inspection.partitions.get_mut(&id) {
+                Some(found) if found.is_known(&head) => {}
                 Some(found) => found.append(&head, rest)?,
                 None if self.known => _ = self.orphans.entry(id.topic).or_insert(entry.position),
                 None => {}
@@ -410,9 +414,16 @@ impl Replay {
             Kind::Reference => {
                 let headers = Reference::decode(&head, &rest)?.headers;
                 match inspection.partitions.get_mut(&id) {
+                    Some(found) if found.is_known(&head) => {}
                     Some(found) => found.refer(&headers)?,
                     None if self.known => _ = self.orphans.entry(id.topic).or_insert(entry.position),
                     None => {}
+                }
+            }
+            Kind::Truncate => {
+                if let Some(found) = inspection.partitions.get_mut(&id) {
+                    let fragment_next = Reader::new(&rest).u32().map_err(|_| "names no fragment")?;
+                    found.truncate(&head, fragment_next);
                 }
             }
             Kind::CreatePartition => {
@@ -481,6 +492,27 @@ impl Found {
             lacks.map_or(Ok(()), Err)?;
         }
         Ok(())
+    }
+
+    /// Whether the checkpoint is from a moment after the entry, as far as its fragment goes.
+    fn is_known(&self, head: &Head) -> bool {
+        let is_active = self.fragments.last().is_some_and(|last| !last.sealed && last.number == head.fragment);
+        head.fragment < self.fragment_next && !is_active
+    }
+
+    /// What the entry takes back is taken back, unless the checkpoint knows of it.
+    fn truncate(&mut self, head: &Head, fragment_next: u32) {
+        if fragment_next <= self.fragment_next {
+            return;
+        }
+        self.fragments.retain(|fragment| fragment.base < head.offset);
+        if let Some(last) = self.fragments.last_mut().filter(|last| last.number == head.fragment) {
+            last.length = last.length.min(u32::try_from(head.position).unwrap_or(u32::MAX));
+        }
+        self.epochs = Epochs::from_entries(self.epochs.before(head.offset)).unwrap_or_default();
+        self.flushed = self.flushed.min(head.offset);
+        self.end = self.end.min(head.offset);
+        self.fragment_next = fragment_next;
     }
 
     fn append(&mut self, head: &Head, batch: Bytes) -> Result<(), String> {

@@ -35,6 +35,7 @@ mod fragment_pool;
 mod recovery;
 mod retention;
 mod space;
+mod truncate;
 
 mod quarantine;
 mod scrub;
@@ -72,6 +73,7 @@ pub use recovery::RecoveryReport;
 pub use retention::{Retention, RetentionEvent, RetentionListener};
 pub use scrub::{ScrubOptions, ScrubStats};
 pub use space::{SpaceEvent, SpaceListener, SpaceOptions, SpaceStats};
+pub use truncate::TruncateError;
 
 /// Takes a lock. Nobody panics while holding one: release builds abort, and in tests the panic is the story.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

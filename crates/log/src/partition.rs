@@ -56,6 +56,11 @@ pub(crate) struct State {
     pub(crate) producers: Producers,
     pub(crate) active: Option<Active>,
     pub(crate) fragment_next: u32,
+    /// Fragments with lower numbers were begun before the last checkpoint or truncation that this state is from: entries of
+    /// the WAL that name another one of them than the active one say nothing new.
+    pub(crate) fragment_floor: u32,
+    /// Appends wait: a truncation is on its way.
+    pub(crate) truncating: bool,
 
     // What is durable.
     pub(crate) start: Offset,
@@ -80,6 +85,8 @@ pub(crate) struct State {
     pub(crate) fragments: Vec<Kept>,
     /// Below `start`; their files go behind the next checkpoint.
     pub(crate) removed: Vec<Arc<Fragment>>,
+    /// Shorter than their files, which are cut behind the next checkpoint.
+    pub(crate) cut: Vec<Arc<Fragment>>,
     /// The folder has names that were not made durable yet.
     pub(crate) names_unsynced: bool,
     /// Something is different from what the last checkpoint took.
@@ -156,6 +163,8 @@ impl Partition {
                 producers: Producers::from_states(state.producers),
                 active,
                 fragment_next: state.fragment_next,
+                fragment_floor: state.fragment_next,
+                truncating: false,
                 start: state.start,
                 end: state.next,
                 committed: state.committed,
@@ -169,6 +178,7 @@ impl Partition {
                 begun: VecDeque::new(),
                 fragments,
                 removed: Vec::new(),
+                cut: Vec::new(),
                 names_unsynced: false,
                 changed: false,
             }),
@@ -378,6 +388,7 @@ impl Partition {
         Some(Captured {
             fragments: state.fragments.iter().map(|kept| kept.fragment.clone()).collect(),
             removed: state.removed.clone(),
+            cut: state.cut.clone(),
             names_unsynced: std::mem::take(&mut state.names_unsynced),
             state: PartitionState {
                 id: self.id,
@@ -385,7 +396,7 @@ impl Partition {
                 start: state.start,
                 next: state.flushed,
                 committed: state.committed,
-                fragment_next: fragments.last().map_or(0, |last| last.number + 1),
+                fragment_next: fragments.last().map_or(0, |last| last.number + 1).max(state.fragment_floor),
                 fragments,
                 epochs: state.epochs.before(state.flushed),
                 producers: state.producers.before(state.flushed),
@@ -401,6 +412,8 @@ pub(crate) struct Captured {
     pub(crate) fragments: Vec<Arc<Fragment>>,
     /// What the state has no more: once it is durable their files may go.
     pub(crate) removed: Vec<Arc<Fragment>>,
+    /// What the state has shorter: once it is durable their files may be cut.
+    pub(crate) cut: Vec<Arc<Fragment>>,
     pub(crate) names_unsynced: bool,
 }
 

@@ -30,6 +30,7 @@ use crate::{
     partition::{Partition, State},
     reference::Reference,
     retention::Removal,
+    truncate::Cut,
 };
 
 /// What opening found.
@@ -240,6 +241,14 @@ impl Replay<'_> {
                 let base = reader.u64().map(Offset).map_err(|_| refuse("names no fragment".into()))?;
                 self.remove(head.partition, &Removal { fragment: head.fragment, base, start: head.offset })
             }
+            Kind::Truncate => {
+                let fragment_next = reader.u32().map_err(|_| refuse("names no fragment".into()))?;
+                let position = u32::try_from(head.position).map_err(|_| refuse("lies beyond 4 GiB".into()))?;
+                self.truncate(
+                    head.partition,
+                    &Cut { end: head.offset, fragment: head.fragment, position, fragment_next },
+                )
+            }
             Kind::GroupPosition => {
                 match self.engine.partition(head.partition) {
                     Some(partition) => partition.set_position(text.parse().map_err(bad_name)?, head.offset),
@@ -258,6 +267,9 @@ impl Replay<'_> {
         let mut state = lock(partition.state());
         if head.offset < state.next {
             // The checkpoint's state is from a moment after its position.
+            return Ok(());
+        }
+        if is_known(&state, head) {
             return Ok(());
         }
         if head.offset > state.next {
@@ -304,6 +316,9 @@ impl Replay<'_> {
         let known = headers.partition_point(|header| header.base_offset < state.next);
         let (known, headers) = headers.split_at(known);
         let Some(first) = headers.first() else { return Ok(()) };
+        if is_known(&state, head) {
+            return Ok(());
+        }
         if first.base_offset > state.next {
             let gap = format!("from {} to {}", state.next, first.base_offset);
             drop(state);
@@ -423,6 +438,26 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// As with removals: what the entry takes back was replayed like all else, unless the checkpoint knows the entry.
+    fn truncate(&mut self, id: PartitionId, cut: &Cut) -> Result<(), OpenError> {
+        let Some(partition) = self.engine.partition(id) else {
+            self.orphans.insert(id.topic);
+            return Ok(());
+        };
+        // What is kept must be in its fragment, full disk or not: a fragment before others has no memory to wait in.
+        partition.flush().map_err(|error| not_writable(self.engine, &error))?;
+        let mut state = lock(partition.state());
+        let ends_before = state.end < cut.end && state.fragment_floor < cut.fragment_next;
+        if !ends_before {
+            state.truncate(cut);
+        }
+        drop(state);
+        if ends_before {
+            self.lose(format!("partition {id} ends before {}, where it was truncated", cut.end));
+        }
+        Ok(())
+    }
+
     fn flush(&mut self) -> Result<(), OpenError> {
         for id in self.touched.drain() {
             if let Some(partition) = self.engine.partition(id) {
@@ -475,6 +510,13 @@ fn carry(engine: &Engine, partition: &Arc<Partition>) -> Result<(), OpenError> {
         Ok(()) | Err(FlushError::StorageFull { .. }) => Ok(()),
         Err(error) => Err(not_writable(engine, &error)),
     }
+}
+
+/// Whether the state is from a moment after the entry, as far as its fragment goes: it names one that was begun before, and
+/// is not the active one. What the state has not of it was truncated since.
+fn is_known(state: &State, head: &Head) -> bool {
+    let is_active = state.active.is_some_and(|active| active.number == head.fragment);
+    head.fragment < state.fragment_floor && !is_active
 }
 
 /// The fragment that an entry names, if its batch at `position` follows there.

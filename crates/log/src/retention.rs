@@ -150,7 +150,7 @@ impl Partition {
         let engine = self.engine();
         // Held until the entry is in the queue: it must not come behind the topic's deletion.
         let state = lock(self.state());
-        let count = if state.closing { 0 } else { state.removable(now) };
+        let count = if state.closing || state.truncating { 0 } else { state.removable(now) };
         let (going, [next, ..]) = state.fragments.split_at(count) else { return Ok(None) };
         let Some(last) = going.last() else { return Ok(None) };
         let removal = Removal { fragment: last.state.number, base: last.state.base, start: next.state.base };
@@ -219,7 +219,9 @@ impl State {
         let count = self.fragments.partition_point(|kept| kept.state.number <= removal.fragment);
         let (going, staying) = self.fragments.split_at(count);
         let is_last = |last: &Kept| (last.state.number, last.state.base) == (removal.fragment, removal.base);
-        if !going.last().is_some_and(is_last) || staying.first().is_none_or(|first| first.state.base != removal.start) {
+        if !going.last().is_some_and(is_last)
+            || staying.first().map_or(self.flushed, |first| first.state.base) != removal.start
+        {
             return None;
         }
         let bytes = going.iter().map(|kept| u64::from(kept.state.length)).sum();

@@ -6,12 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{checkpointer, engine::Engine, fragment, lock};
+use goulette_types::Offset;
+
+use crate::{checkpointer, engine::Engine, fragment, lock, partition::State};
 
 /// Sets aside what lies in the folders of topics and belongs to no partition: an operator may know better than we do.
 /// Folders without any file are removed, and what a crash left of fragments whose removal a checkpoint has seen: those
 /// that it has not seen are still on their partition's list. So are, unless something was `lost`, fragments that a partition
-/// had only begun: nothing in them was ever referred to.
+/// had only begun, or that were truncated: nothing refers to them, or ever did.
 pub(crate) fn set_aside_unknown(engine: &Engine, lost: bool) -> io::Result<Vec<PathBuf>> {
     let disk = &*engine.env.disk;
     let mut known_dirs = BTreeSet::from([engine.topics_dir()]);
@@ -23,8 +25,7 @@ pub(crate) fn set_aside_unknown(engine: &Engine, lost: bool) -> io::Result<Vec<P
         for fragment in state.fragments.iter().map(|kept| &kept.fragment).chain(&state.begun).chain(&state.removed) {
             known_files.insert(fragment.path().with_extension(""));
         }
-        let first = state.fragments.first().map(|first| (first.state.number, first.state.base));
-        live.insert(partition.dir().to_owned(), (first, state.fragment_next));
+        live.insert(partition.dir().to_owned(), partition.clone());
     }
     let deleted: BTreeSet<_> =
         lock(&engine.deleted).iter().map(|topic| engine.topic_dir(topic.id, &topic.name)).collect();
@@ -39,10 +40,7 @@ pub(crate) fn set_aside_unknown(engine: &Engine, lost: bool) -> io::Result<Vec<P
                 continue;
             }
             let is_needless = |(number, base)| {
-                live.get(dir).is_some_and(|&(first, next)| {
-                    let is_removed = first.is_some_and(|first| number < first.0 && base < first.1);
-                    is_removed || (number >= next && !lost)
-                })
+                live.get(dir).is_some_and(|partition| lock(partition.state()).is_needless(number, base, lost))
             };
             if !entry.is_dir && fragment::parse_name(&entry.name).is_some_and(is_needless) {
                 disk.remove_file(&path)?;
@@ -56,6 +54,21 @@ pub(crate) fn set_aside_unknown(engine: &Engine, lost: bool) -> io::Result<Vec<P
         }
     }
     Ok(aside)
+}
+
+impl State {
+    /// Whether a fragment of which the state knows nothing is the remains of one that went in order, or was never needed.
+    fn is_needless(&self, number: u32, base: Offset, lost: bool) -> bool {
+        let behind = self.fragments.partition_point(|kept| kept.state.number < number);
+        match self.fragments.get(behind).map(|kept| kept.state.base) {
+            // Retention takes the oldest.
+            Some(next) if behind == 0 && base < next => true,
+            // Its offsets were given to another one: it was truncated.
+            Some(next) => base >= next && !lost,
+            // Truncated, or begun and never referred to.
+            None => !lost,
+        }
+    }
 }
 
 fn has_files(engine: &Engine, dir: &Path) -> io::Result<bool> {

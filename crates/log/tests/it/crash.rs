@@ -36,6 +36,21 @@ fn the_same_is_true_where_both_ways_meet_in_one_fragment() {
     assert!(stop_everywhere(mixed(), &[|run| run.remove(), |run| run.remove_more()]) > 250);
 }
 
+#[test]
+fn truncations_hold_and_take_back_no_more_than_they_say() {
+    assert!(stop_everywhere(small(), &[|run| run.everything(), |run| run.everything_else()]) > 200);
+}
+
+#[test]
+fn truncations_of_what_was_written_directly_hold_too() {
+    assert!(stop_everywhere(direct(), &[|run| run.everything(), |run| run.everything_else()]) > 200);
+}
+
+#[test]
+fn truncations_hold_where_both_ways_meet() {
+    assert!(stop_everywhere(mixed(), &[|run| run.everything(), |run| run.everything_else()]) > 200);
+}
+
 /// Everything goes directly.
 fn direct() -> LogOptions {
     LogOptions { direct_bytes: 1, ..small() }

@@ -15,3 +15,4 @@ mod inspect;
 mod loss;
 mod real_disk;
 mod retention;
+mod truncate;

@@ -33,6 +33,10 @@ pub(crate) struct Expected {
     /// One batch of one or two records each.
     pub(crate) sent: Vec<Vec<String>>,
     pub(crate) acknowledged: usize,
+    /// Where it may have been cut since: to so many batches.
+    cut: Option<usize>,
+    /// How often it was cut: batches that take the place of others are others.
+    cuts: usize,
     /// A group's positions, oldest first: the last acknowledged one, then those sent behind it.
     positions: Vec<Option<u64>>,
     /// Where it starts: the last start that was told, and how far it may have moved since.
@@ -70,8 +74,16 @@ impl Run<'_> {
         let id = id(of, 0);
         let outcome = self.log.create_partition(id, &topic(&format!("topic{of}")));
         let (created, deleted) = (Known::of(&outcome), Known::No);
-        let new =
-            Expected { created, deleted, sent: Vec::new(), acknowledged: 0, positions: vec![None], starts: 0..=0 };
+        let new = Expected {
+            created,
+            deleted,
+            sent: Vec::new(),
+            acknowledged: 0,
+            cut: None,
+            cuts: 0,
+            positions: vec![None],
+            starts: 0..=0,
+        };
         self.model.partitions.insert(id, new);
         outcome.map(drop).map_err(|_| Stopped)
     }
@@ -83,8 +95,10 @@ impl Run<'_> {
         let first = expected.sent.len();
         let waiting: Vec<_> = (first..first + count)
             .map(|number| {
-                expected.sent.push(values_of(of, number));
-                send(&partition, EPOCH, numbered(of, number))
+                let values = values_of(of, number + 1_000 * expected.cuts);
+                let batch = batch_of(of as u64, 0, offset_of(number).0 as u32, &values);
+                expected.sent.push(values);
+                send(&partition, EPOCH, batch)
             })
             .collect();
         for (number, outcome) in (first..).zip(waiting) {
@@ -98,6 +112,23 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Takes back all but so many batches.
+    pub(crate) fn truncate(&mut self, of: u128, batches: usize) -> Result<(), Stopped> {
+        let partition = self.log.partition(id(of, 0)).unwrap();
+        let expected = self.model.partitions.get_mut(&id(of, 0)).unwrap();
+        expected.cut = Some(batches);
+        // Also by an offset within the batch that is the first one to go.
+        let within = if batches % 2 == 1 { 1 } else { 0 };
+        match partition.truncate(offset_of(batches).plus(within), EPOCH) {
+            Ok(end) => {
+                assert_eq!((end, partition.end()), (offset_of(batches), offset_of(batches)));
+                expected.be_cut();
+                Ok(())
+            }
+            Err(_) => Err(Stopped),
+        }
     }
 
     pub(crate) fn position(&mut self, of: u128, offset: u64) -> Result<(), Stopped> {
@@ -181,6 +212,53 @@ impl Run<'_> {
         self.retain(A, 1_000)
     }
 
+    /// Both ways into fragments, rolls, cuts, removals, recycling, a deletion and checkpoints, in turn and of each other.
+    pub(crate) fn everything(&mut self) -> Result<(), Stopped> {
+        self.create(A)?;
+        self.create(B)?;
+        self.append(A, 6)?;
+        self.truncate(A, 4)?;
+        self.append(A, 3)?;
+        self.flush()?;
+        self.append(B, 7)?;
+        self.checkpoint()?;
+        self.append(A, 4)?;
+        self.truncate(A, 9)?;
+        self.truncate(A, 8)?;
+        self.append(A, 5)?;
+        self.retain(A, 1_500)?;
+        self.truncate(B, 2)?;
+        self.create(DOOMED)?;
+        self.append(DOOMED, 5)?;
+        self.checkpoint()?;
+        self.append(B, 9)?;
+        self.truncate(DOOMED, 1)?;
+        self.append(DOOMED, 2)?;
+        self.delete(DOOMED)?;
+        self.flush()?;
+        self.retain(B, 1_500)?;
+        self.checkpoint()?;
+        self.position(B, 3)?;
+        self.append(A, 3)?;
+        self.append(B, 4)?;
+        self.truncate(B, 13)?;
+        self.checkpoint()?;
+        self.append(B, 3)
+    }
+
+    /// Goes on where [`everything`](Self::everything) was cut off.
+    pub(crate) fn everything_else(&mut self) -> Result<(), Stopped> {
+        self.append(B, 2)?;
+        self.truncate(A, 14)?;
+        self.append(A, 3)?;
+        self.flush()?;
+        self.retain(A, 0)?;
+        self.checkpoint()?;
+        self.append(A, 3)?;
+        self.truncate(A, 16)?;
+        self.append(A, 1)
+    }
+
     /// Two partitions, one of which shares its life with a third that is deleted; rolls, flushes, checkpoints.
     pub(crate) fn script(&mut self) -> Result<(), Stopped> {
         self.create(A)?;
@@ -237,6 +315,16 @@ pub(crate) fn run(disk: &SimDisk, model: &mut Model, lives: &[Life]) -> bool {
     })
 }
 
+impl Expected {
+    fn be_cut(&mut self) {
+        if let Some(batches) = self.cut.take() {
+            self.sent.truncate(batches);
+            self.acknowledged = batches;
+            self.cuts += 1;
+        }
+    }
+}
+
 impl Model {
     /// Opens what a crash left and looks whether it is as it must be. Returns none if the machine went off again.
     pub(crate) fn check(&mut self, disk: &SimDisk) -> Option<(Log, RecoveryReport)> {
@@ -260,6 +348,10 @@ impl Model {
             assert!(expected.starts.contains(&start), "{id} starts at {start}, not within {:?}", expected.starts);
             let batches = (0..=expected.sent.len()).find(|&count| offset_of(count) == partition.end());
             let batches = batches.expect("whole batches only");
+            if expected.cut == Some(batches) {
+                expected.be_cut();
+            }
+            expected.cut = None;
             assert!(batches >= expected.acknowledged, "{id}: {batches} of {} are left", expected.acknowledged);
             assert_eq!(values(&partition), expected.sent[..batches].concat()[start as usize..]);
             assert_eq!(partition.offset_at(Timestamp(0)).unwrap().map_or(start, |(offset, _)| offset.0), start);
@@ -279,13 +371,18 @@ impl Model {
             let Some(partition) = log.partition(*id) else { continue };
             // First a batch that is new: from then on the last ones sent are the last ones remembered.
             for number in (expected.acknowledged..expected.sent.len() + 2).chain(0..expected.acknowledged) {
-                let outcome = append(&partition, numbered(id.topic.0, number)).unwrap();
-                let remembered = number + REMEMBERED_BATCHES >= expected.sent.len();
-                assert_eq!(outcome.base_offset, remembered.then_some(offset_of(number)), "{number}");
-                assert_eq!(outcome.duplicate, number < expected.acknowledged);
                 if number == expected.sent.len() {
-                    expected.sent.push(values_of(id.topic.0, number));
+                    expected.sent.push(values_of(id.topic.0, number + 1_000 * expected.cuts));
                 }
+                let sequence = offset_of(number).0 as u32;
+                let batch = batch_of(id.topic.0 as u64, 0, sequence, &expected.sent[number]);
+                let outcome = append(&partition, batch).unwrap();
+                assert_eq!(outcome.duplicate, number < expected.acknowledged);
+                // A cut takes back what is remembered, too: then it is less.
+                let remembered = number + REMEMBERED_BATCHES >= expected.sent.len();
+                let answers = [Some(offset_of(number)), None];
+                let answers = if expected.cuts == 0 { &answers[usize::from(!remembered)..][..1] } else { &answers[..] };
+                assert!(answers.contains(&outcome.base_offset), "{number}: {outcome:?}");
             }
             expected.acknowledged = expected.sent.len();
         }
