@@ -135,5 +135,9 @@ bench: build ## produce and consume 3,000,000 records of 1 KiB and 20,000,000 of
 bench-storage: build ## the storage engine alone: throughput beside the disk's own limit, bytes written per byte (needs 10 GiB)
 	@bin/goulette bench storage -dir "$(or $(BENCH_DIR),target)"
 
+bench-recovery: build ## a killed log of 10 GB, 1,000 and 10,000 partitions: time to ready beside the disk's own (needs 15 GiB)
+	@$(CARGO) build --release --locked -p goulette-log --example recovery
+	@scripts/bench-recovery.sh
+
 fuzz: ## each fuzz target for SECONDS_EACH (default 60; needs nightly and cargo-fuzz)
 	@scripts/fuzz.sh "$(or $(SECONDS_EACH),60)"

@@ -2,14 +2,15 @@
 //! partitions cost: to make, in memory, in open files.
 //!
 //! `cargo run --release -p goulette-log --example recovery DIR PARTITIONS MEGABYTES`, once per size: fills DIR (which must
-//! not exist) in a process of its own, kills that, and opens DIR in another one. `make bench-recovery` runs it.
+//! not exist) in a process of its own, kills that, and opens DIR in another one. With `kill DIR PARTITIONS` it only appends for
+//! a while and kills. `make bench-recovery` runs it.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a measurement: what fails should stop it")]
 
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -36,6 +37,7 @@ fn main() {
     let number = |at: usize| arguments.get(at).map_or(1_000, |text| text.parse::<u64>().unwrap());
     match arguments.first().map(String::as_str) {
         Some("fill") => fill(Path::new(&arguments[1]), number(2) as u32, number(3)),
+        Some("kill") => drop(fill_and_kill(&arguments[1], &number(2).to_string(), "0")),
         Some("open") => open(Path::new(&arguments[1])),
         Some(dir) => measure(dir, &number(1).to_string(), &number(2).to_string()),
         None => eprintln!("recovery DIR PARTITIONS MEGABYTES"),
@@ -43,6 +45,19 @@ fn main() {
 }
 
 fn measure(dir: &str, partitions: &str, megabytes: &str) {
+    let this = fill_and_kill(dir, partitions, megabytes);
+    let disk = disk_alone(Path::new(dir));
+    let opened = Command::new(&this).args(["open", dir]).output().unwrap();
+    assert!(opened.status.success(), "{}", String::from_utf8_lossy(&opened.stderr));
+    let text = String::from_utf8(opened.stdout).unwrap();
+    print!("{text}");
+    let ready: f64 =
+        text.lines().find_map(|line| line.strip_prefix("ready after ")?.split(' ').next()?.parse().ok()).unwrap();
+    println!("beyond the disk's own time to read the tail: {:.2} s", ready - disk.as_secs_f64());
+}
+
+/// Returns this program's path.
+fn fill_and_kill(dir: &str, partitions: &str, megabytes: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let mut filling =
         Command::new(&this).args(["fill", dir, partitions, megabytes]).stdout(Stdio::piped()).spawn().unwrap();
@@ -53,14 +68,7 @@ fn measure(dir: &str, partitions: &str, megabytes: &str) {
     std::thread::sleep(AFTERMATH);
     filling.kill().unwrap();
     filling.wait().unwrap();
-
-    let disk = disk_alone(Path::new(dir));
-    let opened = Command::new(&this).args(["open", dir]).output().unwrap();
-    assert!(opened.status.success(), "{}", String::from_utf8_lossy(&opened.stderr));
-    let text = String::from_utf8(opened.stdout).unwrap();
-    print!("{text}");
-    let ready: f64 = text.lines().find_map(|line| line.strip_prefix("ready after ")?.split(' ').next()?.parse().ok()).unwrap();
-    println!("beyond the disk's own time to read the tail: {:.2} s", ready - disk.as_secs_f64());
+    this
 }
 
 /// Syncs what the killed process left, and reads the WAL's tail from the disk. Returns the time for the reading.
@@ -100,6 +108,7 @@ fn open(dir: &Path) {
     let began = env.clock.now();
     let (log, report) = Log::open(env.clone(), dir, LogOptions::default()).unwrap();
     let took = env.clock.now() - began;
+    println!("took {} ms of processor time", processor_ms());
     println!(
         "ready after {:.2} s: {} partitions, {} MB, of which {} entries with {} MB were replayed",
         took.as_secs_f64(),
@@ -130,7 +139,9 @@ fn fill(dir: &Path, count: u32, megabytes: u64) {
     }
     let rate = megabytes as f64 / began.elapsed().as_secs_f64();
     load.latencies.sort_unstable();
-    let percentile = |of: usize| load.latencies[(load.latencies.len() - 1) * of / 10_000];
+    let percentile = |of: usize| {
+        load.latencies.get(load.latencies.len().saturating_sub(1) * of / 10_000).copied().unwrap_or_default()
+    };
     println!(
         "appended {megabytes} MB, {rate:.0} MB/s; latency p50 {:.1?} p99 {:.1?} p99.99 {:.1?} max {:.1?}",
         percentile(5_000),
@@ -210,6 +221,13 @@ impl Load {
     }
 }
 
+/// What this process has used, user and system, so far.
+fn processor_ms() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10
+}
+
 /// Memory and open files of this process.
 fn print_process() {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -225,7 +243,9 @@ fn random_batch(env: &Env, kib: usize) -> Batch {
     let mut builder = BatchBuilder::new(Compression::None, Limits::default());
     for _ in 0..kib {
         let mut value = vec![0; 1_000];
-        value.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&env.random.next_u64().to_be_bytes()[..chunk.len()]));
+        value
+            .chunks_mut(8)
+            .for_each(|chunk| chunk.copy_from_slice(&env.random.next_u64().to_be_bytes()[..chunk.len()]));
         builder.push(None, Some(&value), &[], Timestamp(env.clock.wall_ms())).unwrap();
     }
     builder.build()

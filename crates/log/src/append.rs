@@ -227,7 +227,7 @@ impl State {
         }
         if self.fragment_next <= active.number {
             self.fragment_next = active.number + 1;
-            self.begun.push_back(Arc::new(Fragment::new(dir, active.number, active.base)));
+            self.begun.push_back(Arc::new(Fragment::new(&self.handles, dir, active.number, active.base)));
         }
         self.next = batch.next_offset();
         self.active = Some(Active { length: active.length + batch.encoded_bytes() as u32, ..active });

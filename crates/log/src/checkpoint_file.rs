@@ -66,6 +66,7 @@ impl CheckpointFile {
         checkpoint: &Checkpoint,
         full: bool,
     ) -> Result<(), FlushError> {
+        assert!(full || self.0.is_some(), "a delta follows what this life has written");
         // Put back only when all went well.
         let before = self.0.take();
         let mut open = match before {

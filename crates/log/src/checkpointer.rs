@@ -74,7 +74,6 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
     for (partition, removed, cut) in removed {
         partition.cut_files(cut)?;
         partition.unlink(removed)?;
-        partition.release_idle();
     }
     remove_deleted(engine, &deleted)?;
     if lacking.is_none() {

@@ -25,6 +25,7 @@ use crate::{
     error::{AppendError, ChangeError, Poisoned},
     flusher::FlushQueue,
     fragment_pool::{self, FragmentPool},
+    handles::Handles,
     lock,
     options::LogOptions,
     partition::Partition,
@@ -54,7 +55,9 @@ pub(crate) struct Engine {
     pub(crate) fragment_pool: FragmentPool,
     /// Bytes of removed fragments that wait for a checkpoint.
     removed_bytes: AtomicU64,
-    pub(crate) checkpoint_trigger: Trigger,
+    /// What fragments keep open.
+    pub(crate) handles: Arc<Handles>,
+    pub(crate) checkpoint_trigger: Arc<Trigger>,
     /// Pulled only to stop.
     pub(crate) retention_trigger: Trigger,
     pub(crate) quarantine: Quarantine,
@@ -90,6 +93,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(env: Env, dir: &Path, broker: Option<BrokerId>, options: LogOptions) -> Self {
+        let checkpoint_trigger = Arc::<Trigger>::default();
         Self {
             file_system: env.disk.file_system(dir).ok(),
             tail_cache: TailCache::new(options.tail_cache_bytes),
@@ -97,7 +101,8 @@ impl Engine {
             direct: DirectQueue::default(),
             fragment_pool: FragmentPool::new(dir.join(fragment_pool::FOLDER), options.recycled_bytes_max),
             removed_bytes: AtomicU64::new(0),
-            checkpoint_trigger: Trigger::default(),
+            handles: Arc::new(Handles::new(options.fragment_handles_max, checkpoint_trigger.clone())),
+            checkpoint_trigger,
             retention_trigger: Trigger::default(),
             space: Space::new(&*env.disk, dir.join(space::FILE), broker, &options),
             space_trigger: Trigger::default(),
@@ -253,7 +258,8 @@ impl Engine {
     pub(crate) fn set_applied(&self, position: WalPosition, bytes: u64) {
         *lock(&self.applied) = Some(position);
         let replay_bytes = self.replay_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if replay_bytes >= self.options.checkpoint_bytes {
+        // Once: while a checkpoint is taken it need not be asked for.
+        if replay_bytes >= self.options.checkpoint_bytes && replay_bytes - bytes < self.options.checkpoint_bytes {
             self.checkpoint_trigger.pull();
         }
     }
@@ -273,7 +279,10 @@ impl Engine {
 
     /// A checkpoint has made so many bytes needless.
     pub(crate) fn spare_replay(&self, bytes: u64) {
-        self.replay_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let left = self.replay_bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        if left >= self.options.checkpoint_bytes {
+            self.checkpoint_trigger.pull();
+        }
     }
 
     /// So many bytes of fragments are not needed any more, once a checkpoint says so.

@@ -177,7 +177,7 @@ impl Partition {
                     .append(&*self.engine().env.disk, &run)
                     .map_err(|error| FlushError::io("write", fragment.path(), &error))?;
             }
-            fragment.note(first.position, first.direct, run.iter().map(|stored| stored.batch.header()));
+            fragment.note(first.position, run.iter().map(|stored| stored.batch.header()));
             let bytes = run.iter().map(|stored| stored.batch.encoded_bytes()).sum();
             let next = last.batch.next_offset();
             {

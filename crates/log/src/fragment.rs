@@ -20,6 +20,7 @@ use goulette_types::{Offset, Timestamp};
 use crate::{
     error::FlushError,
     fragment_pool::FragmentPool,
+    handles::{Handle, Handles, Mark},
     index::{Described, Index},
     lock,
 };
@@ -50,26 +51,20 @@ pub(crate) struct Fragment {
     number: u32,
     base: Offset,
     path: PathBuf,
-    file: Mutex<Option<Arc<dyn DiskFile>>>,
+    handles: Arc<Handles>,
+    handle: Arc<Handle>,
     /// There is a file of that name.
-    made: AtomicBool,
+    made: Mutex<bool>,
     /// The file's name is durable.
     named: AtomicBool,
     /// Bytes that have a place on the disk, as far as anybody looked.
     reserved: Mutex<u64>,
-    /// Held while the file is synced: what fails is reported to one caller only. True once it failed.
-    sync_failed: Mutex<bool>,
     /// Valid bytes: those below are what was appended.
     written: AtomicU32,
-    /// Of those, how many a successful sync covers.
-    synced: AtomicU32,
     /// Of those, how many the kernel was asked to write out.
     pushed: AtomicU32,
-    /// None until somebody needs it, if the fragment was not begun in this life.
-    index: Mutex<Option<Index>>,
     /// Index files that are written but not synced; they stay open until then.
     index_files: Mutex<Vec<Arc<dyn DiskFile>>>,
-    sealed: AtomicBool,
 }
 
 impl Stored {
@@ -93,7 +88,7 @@ fn write_run(file: &dyn DiskFile, run: &[Stored]) -> io::Result<()> {
 
 /// How far a fragment was written when somebody looked.
 pub(crate) struct Unsynced {
-    written: u32,
+    bytes: Option<Mark>,
     index_files: usize,
 }
 
@@ -105,30 +100,36 @@ pub(crate) struct Found {
 
 impl Fragment {
     /// A new fragment; its file is made by the first append.
-    pub(crate) fn new(dir: &Path, number: u32, base: Offset) -> Self {
-        let (made, named) = (AtomicBool::new(false), AtomicBool::new(false));
-        let fragment = Self { made, named, ..Self::existing(dir, number, base, 0, false) };
-        *lock(&fragment.index) = Some(Index::new(number, base));
+    pub(crate) fn new(handles: &Arc<Handles>, dir: &Path, number: u32, base: Offset) -> Self {
+        let (made, named) = (Mutex::new(false), AtomicBool::new(false));
+        let fragment = Self { made, named, ..Self::existing(handles, dir, number, base, 0, false) };
+        *lock(&fragment.handle.index) = Some(Index::new(number, base));
         fragment
     }
 
     /// A fragment with this many valid and durable bytes.
-    pub(crate) fn existing(dir: &Path, number: u32, base: Offset, length: u32, sealed: bool) -> Self {
+    pub(crate) fn existing(
+        handles: &Arc<Handles>,
+        dir: &Path,
+        number: u32,
+        base: Offset,
+        length: u32,
+        sealed: bool,
+    ) -> Self {
+        let handle = Arc::<Handle>::default();
+        handle.sealed.store(sealed, Ordering::Release);
         Self {
             number,
             base,
             path: dir.join(file_name(number, base)),
-            file: Mutex::new(None),
-            made: AtomicBool::new(true),
+            handles: handles.clone(),
+            handle,
+            made: Mutex::new(true),
             named: AtomicBool::new(true),
             reserved: Mutex::new(0),
-            sync_failed: Mutex::new(false),
             written: AtomicU32::new(length),
-            synced: AtomicU32::new(length),
             pushed: AtomicU32::new(length),
-            index: Mutex::new(None),
             index_files: Mutex::new(Vec::new()),
-            sealed: AtomicBool::new(sealed),
         }
     }
 
@@ -149,23 +150,11 @@ impl Fragment {
         &self.path
     }
 
-    /// The open file. Until the fragment is sealed it is opened for writing, whoever needs it first.
-    fn file(&self, disk: &dyn Disk, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let mut slot = lock(&self.file);
-        if let Some(file) = &*slot {
-            return Ok(file.clone());
-        }
-        let file: Arc<dyn DiskFile> = disk.open(&self.path, mode)?.into();
-        self.note_made();
-        *slot = Some(file.clone());
-        Ok(file)
-    }
-
     /// Unless there is a file already, begins in a recycled one, if there is one: much is going to be written.
     pub(crate) fn begin(&self, disk: &dyn Disk, pool: &FragmentPool) -> Result<(), FlushError> {
-        let _nobody_makes_it = lock(&self.file);
-        if !self.made.load(Ordering::Acquire) && pool.take(disk, &self.path)? {
-            self.note_made();
+        let mut made = lock(&self.made);
+        if !*made && pool.take(disk, &self.path)? {
+            *made = true;
             self.named.store(true, Ordering::Release);
         }
         Ok(())
@@ -173,7 +162,7 @@ impl Fragment {
 
     /// There is a file of the fragment's name, and what it holds is wanted.
     pub(crate) fn note_made(&self) {
-        self.made.store(true, Ordering::Release);
+        *lock(&self.made) = true;
     }
 
     /// Whether room was reserved in it: it was expected to be filled quickly.
@@ -186,21 +175,39 @@ impl Fragment {
         self.written.load(Ordering::Acquire)
     }
 
+    /// Reads from the file. Until the fragment is sealed it is opened for writing, whoever needs it first.
+    fn file(&self, disk: &dyn Disk) -> io::Result<Arc<dyn DiskFile>> {
+        let mode = if self.handle.sealed.load(Ordering::Acquire) { OpenMode::Read } else { OpenMode::Write };
+        self.handle.file(&self.handles, || disk.open(&self.path, mode))
+    }
+
+    /// Changes the file, which is made if it is not there.
+    fn write<T>(&self, disk: &dyn Disk, write: impl FnOnce(&dyn DiskFile) -> io::Result<T>) -> io::Result<T> {
+        let make = || {
+            let mut made = lock(&self.made);
+            let file = disk.open(&self.path, OpenMode::CreateOrOpen)?;
+            *made = true;
+            Ok(file)
+        };
+        self.handle.write(&self.handles, make, write)
+    }
+
     /// Writes batches behind the valid bytes; they follow each other. Valid only when [noted](Self::note), durable only
     /// after [`sync`](Self::sync).
     pub(crate) fn append(&self, disk: &dyn Disk, run: &[Stored]) -> io::Result<()> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
         let start = self.written.load(Ordering::Acquire);
         assert_eq!(first.position, start, "batches are written in order and without a gap");
-        let file = self.file(disk, OpenMode::CreateOrOpen)?;
-        write_run(&*file, run)?;
-        let end = last.end();
-        let pushed = self.pushed.load(Ordering::Relaxed);
-        if end - pushed >= WRITEBACK_BYTES {
-            file.start_writeback(pushed.into(), (end - pushed).into())?;
-            self.pushed.store(end, Ordering::Relaxed);
-        }
-        Ok(())
+        self.write(disk, |file| {
+            write_run(file, run)?;
+            let end = last.end();
+            let pushed = self.pushed.load(Ordering::Relaxed);
+            if end - pushed >= WRITEBACK_BYTES {
+                file.start_writeback(pushed.into(), (end - pushed).into())?;
+                self.pushed.store(end, Ordering::Relaxed);
+            }
+            Ok(())
+        })
     }
 
     /// Reserves the place of batches that follow each other, somewhere behind the valid bytes, in steps of `step` bytes;
@@ -210,8 +217,7 @@ impl Fragment {
     /// [`FlushError::StorageFull`] leaves everything as it was.
     pub(crate) fn reserve(&self, disk: &dyn Disk, run: &[Stored], step: u32) -> Result<(), FlushError> {
         let end = u64::from(run.last().map_or(0, Stored::end));
-        let reserve = || {
-            let file = self.file(disk, OpenMode::CreateOrOpen)?;
+        let reserve = |file: &dyn DiskFile| {
             let mut reserved = lock(&self.reserved);
             if *reserved < end {
                 *reserved = file.len()?;
@@ -223,7 +229,7 @@ impl Fragment {
             }
             Ok(())
         };
-        reserve().map_err(|error: io::Error| FlushError::io("reserve room for", &self.path, &error))
+        self.write(disk, reserve).map_err(|error: io::Error| FlushError::io("reserve room for", &self.path, &error))
     }
 
     /// Writes batches to their places, which were [reserved](Self::reserve), and makes them durable, name and all. What
@@ -233,10 +239,9 @@ impl Fragment {
     /// [`FlushError::StorageFull`] on a file system that cannot reserve: nothing was written that counts.
     pub(crate) fn write_ahead(&self, disk: &dyn Disk, run: &[Stored]) -> Result<(), FlushError> {
         let failed = |error| FlushError::io("write", &self.path, &error);
-        let file = self.file(disk, OpenMode::Write).map_err(failed)?;
-        write_run(&*file, run).map_err(failed)?;
+        self.write(disk, |file| write_run(file, run)).map_err(failed)?;
         if !cfg!(goulette_bug = "reference_before_fragment_sync") {
-            self.sync_file(&*file).map_err(|error| FlushError::sync(&self.path, &error))?;
+            self.handle.sync().map_err(|error| FlushError::sync(&self.path, &error))?;
         }
         if !self.named.load(Ordering::Acquire) {
             let dir = self.path.parent().unwrap_or(Path::new(""));
@@ -246,11 +251,11 @@ impl Fragment {
         Ok(())
     }
 
-    /// The batches that follow the valid bytes, and stand at their place, are valid; `durable` says that they were synced.
-    pub(crate) fn note<'a>(&self, position: u32, durable: bool, batches: impl Iterator<Item = &'a Header>) {
+    /// The batches that follow the valid bytes, and stand at their place, are valid.
+    pub(crate) fn note<'a>(&self, position: u32, batches: impl Iterator<Item = &'a Header>) {
         let mut written = self.written.load(Ordering::Acquire);
         assert_eq!(position, written, "batches become valid in order");
-        let mut index = lock(&self.index);
+        let mut index = lock(&self.handle.index);
         for header in batches {
             if let Some(index) = &mut *index {
                 index.note(header, &header.to_bytes());
@@ -259,18 +264,7 @@ impl Fragment {
         }
         drop(index);
         self.note_made();
-        if durable && self.synced.load(Ordering::Acquire) == position {
-            self.synced.store(written, Ordering::Release);
-        }
         self.written.store(written, Ordering::Release);
-    }
-
-    fn sync_file(&self, file: &dyn DiskFile) -> io::Result<()> {
-        let mut failed = lock(&self.sync_failed);
-        if *failed {
-            return Err(io::Error::other("an earlier sync failed"));
-        }
-        file.sync_data().inspect_err(|_| *failed = true)
     }
 
     /// Ends the fragment: cuts it to its valid bytes and writes its index files. Durable only after [`sync`](Self::sync).
@@ -289,17 +283,15 @@ impl Fragment {
             file.write_all_at(&bytes, 0)?;
             lock(&self.index_files).push(file);
         }
-        self.sealed.store(true, Ordering::Release);
+        self.handle.sealed.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Cuts what a former life left behind the valid bytes.
     pub(crate) fn cut(&self, disk: &dyn Disk) -> io::Result<()> {
-        let file = self.file(disk, OpenMode::CreateOrOpen)?;
         let written = u64::from(self.written.load(Ordering::Acquire));
-        if file.len()? > written {
-            file.set_len(written)?;
-            self.synced.store(0, Ordering::Release);
+        if self.length(disk)? > written {
+            self.write(disk, |file| file.set_len(written))?;
         }
         Ok(())
     }
@@ -338,56 +330,46 @@ impl Fragment {
     /// Puts zeros where valid bytes are lost: reading finds them corrupt, and no later opening finds them missing.
     /// Returns whether there were any.
     pub(crate) fn pad(&self, disk: &dyn Disk) -> io::Result<bool> {
-        let file = self.file(disk, OpenMode::CreateOrOpen)?;
         let written = u64::from(self.written.load(Ordering::Acquire));
-        let lost = file.len()? < written;
+        let lost = self.length(disk)? < written;
         if lost {
-            file.set_len(written)?;
-            self.synced.store(0, Ordering::Release);
+            self.write(disk, |file| file.set_len(written))?;
         }
         Ok(lost)
     }
 
+    /// The file's length; 0 if it is not there.
+    fn length(&self, disk: &dyn Disk) -> io::Result<u64> {
+        match self.file(disk).and_then(|file| file.len()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            length => length,
+        }
+    }
+
     /// What is not known to be durable; none if all is.
     pub(crate) fn unsynced(&self) -> Option<Unsynced> {
-        let written = self.written.load(Ordering::Acquire);
+        let bytes = self.handle.unsynced();
         let index_files = lock(&self.index_files).len();
-        let durable = written == self.synced.load(Ordering::Acquire) && index_files == 0;
-        (!durable).then_some(Unsynced { written, index_files })
+        (bytes.is_some() || index_files > 0).then_some(Unsynced { bytes, index_files })
     }
 
     /// The file system was synced as a whole after this was noted.
     pub(crate) fn note_synced(&self, unsynced: &Unsynced) {
-        self.synced.store(unsynced.written, Ordering::Release);
+        if let Some(bytes) = unsynced.bytes {
+            self.handle.note_synced(bytes);
+        }
         lock(&self.index_files).drain(..unsynced.index_files);
     }
 
     /// Makes all that was written when the call began durable. Must not be called again after it failed.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        let written = self.written.load(Ordering::Acquire);
-        if written != self.synced.load(Ordering::Acquire) {
-            let file = lock(&self.file).clone().expect("a file with unsynced bytes is open");
-            self.sync_file(&*file)?;
-            self.synced.store(written, Ordering::Release);
-        }
+        self.handle.sync()?;
         let index_files = lock(&self.index_files).clone();
         for file in &index_files {
             file.sync_data()?;
         }
         lock(&self.index_files).drain(..index_files.len());
         Ok(())
-    }
-
-    /// Lets go of descriptor and index of a fragment that is sealed, or idle, and durable. The caller sees to it that
-    /// nobody appends meanwhile.
-    pub(crate) fn release(&self) {
-        let durable = self.written.load(Ordering::Acquire) == self.synced.load(Ordering::Acquire);
-        if durable {
-            *lock(&self.file) = None;
-            if self.sealed.load(Ordering::Acquire) {
-                *lock(&self.index) = None;
-            }
-        }
     }
 
     /// Removes the files; fine if one is not there. Nobody wants their bytes any more, synced or not. The removal itself is
@@ -407,22 +389,21 @@ impl Fragment {
         let valid = self.written.load(Ordering::Acquire);
         let bytes = bytes.min(valid.saturating_sub(position) as usize);
         let mut buffer = vec![0; bytes];
-        let mode = if self.sealed.load(Ordering::Acquire) { OpenMode::Read } else { OpenMode::Write };
-        self.file(disk, mode)?.read_exact_at(&mut buffer, position.into())?;
+        self.file(disk)?.read_exact_at(&mut buffer, position.into())?;
         Ok(buffer.into())
     }
 
     /// Looks something up in the index, which is loaded or built first if need be. In a damaged fragment it ends where
     /// the damage begins.
     pub(crate) fn with_index<T>(&self, disk: &dyn Disk, look_up: impl FnOnce(&Index) -> T) -> io::Result<T> {
-        let mut slot = lock(&self.index);
+        let mut slot = lock(&self.handle.index);
         if let Some(index) = &*slot {
             return Ok(look_up(index));
         }
         let index = self.load_index(disk)?;
         let found = look_up(&index);
         // Appends go on noting behind it: so it is kept only if nothing is missing.
-        if index.length() == self.written.load(Ordering::Acquire) || self.sealed.load(Ordering::Acquire) {
+        if index.length() == self.written.load(Ordering::Acquire) || self.handle.sealed.load(Ordering::Acquire) {
             *slot = Some(index);
         }
         Ok(found)
@@ -430,7 +411,7 @@ impl Fragment {
 
     fn load_index(&self, disk: &dyn Disk) -> io::Result<Index> {
         let length = self.written.load(Ordering::Acquire);
-        if self.sealed.load(Ordering::Acquire) {
+        if self.handle.sealed.load(Ordering::Acquire) {
             let describes = Described { number: self.number, base: self.base, length };
             let read = |extension| read_file(disk, &self.path.with_extension(extension));
             if let (Ok(offsets), Ok(times)) = (read("index"), read("timeindex"))

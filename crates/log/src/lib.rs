@@ -25,6 +25,7 @@ mod direct;
 mod engine;
 mod flusher;
 mod gatherer;
+mod handles;
 mod partition;
 mod producers;
 mod read;

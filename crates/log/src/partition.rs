@@ -21,6 +21,7 @@ use crate::{
     error::{AppendError, FlushError},
     flusher::Urgency,
     fragment::{Fragment, Stored},
+    handles::Handles,
     lock,
     options::Roll,
     producers::Producers,
@@ -49,6 +50,7 @@ pub(crate) struct State {
     pub(crate) deleted: bool,
 
     // What was appended, durable or not.
+    pub(crate) handles: Arc<Handles>,
     pub(crate) roll: Roll,
     pub(crate) retention: Retention,
     pub(crate) next: Offset,
@@ -136,7 +138,10 @@ impl Partition {
             .iter()
             .map(|&state| {
                 let FragmentState { number, base, length, sealed, .. } = state;
-                Kept { state, fragment: Arc::new(Fragment::existing(&dir, number, base, length, sealed)) }
+                Kept {
+                    state,
+                    fragment: Arc::new(Fragment::existing(&engine.handles, &dir, number, base, length, sealed)),
+                }
             })
             .collect();
         let active = fragments.last().filter(|last| !last.state.sealed).map(|last| Active {
@@ -146,6 +151,7 @@ impl Partition {
             first_append: last.state.first_append,
         });
         let roll = engine.options.roll;
+        let handles = engine.handles.clone();
         Some(Self {
             id: state.id,
             topic: state.topic,
@@ -156,6 +162,7 @@ impl Partition {
             state: Mutex::new(State {
                 closing: false,
                 deleted: false,
+                handles,
                 roll,
                 retention: Retention::FOREVER,
                 next: state.next,
@@ -318,15 +325,6 @@ impl Partition {
         let next = next.min(state.flushed);
         let count = state.tail.partition_point(|stored| stored.batch.next_offset() <= next);
         state.tail.drain(..count);
-    }
-
-    /// Closes files that are durable and not being written.
-    pub(crate) fn release_idle(&self) {
-        let _nobody_appends = lock(&self.flushing);
-        let fragments: Vec<_> = lock(&self.state).fragments.iter().map(|kept| kept.fragment.clone()).collect();
-        for fragment in fragments {
-            fragment.release();
-        }
     }
 
     /// Cuts the last fragment to its valid bytes, as a former life may have left more.

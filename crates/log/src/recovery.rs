@@ -142,6 +142,20 @@ fn not_writable(engine: &Engine, error: &FlushError) -> OpenError {
 /// Adds the checkpoint's partitions, and looks whether each one's last fragment still has its bytes. Older fragments
 /// were whole when they were sealed; reading checks them.
 fn restore(engine: &Arc<Engine>, checkpoint: Checkpoint, report: &mut RecoveryReport) -> Result<(), OpenError> {
+    let topics = engine.topics_dir();
+    let exists = engine.env.disk.exists(&topics);
+    if !exists.map_err(|source| OpenError::Io { doing: "find", path: topics.clone(), source })? {
+        let count = checkpoint.partitions.len();
+        if count > 0 {
+            let reason = format!("it is gone, and {count} partitions with it: put it back, or give an empty -data");
+            return Err(OpenError::Damaged { path: topics, reason });
+        }
+        engine.env.disk.create_dir_all(&topics).map_err(|source| OpenError::Io {
+            doing: "make",
+            path: topics,
+            source,
+        })?;
+    }
     *lock(&engine.deleted) = checkpoint.deleted;
     for state in checkpoint.partitions {
         let id = state.id;
@@ -157,6 +171,11 @@ fn restore(engine: &Arc<Engine>, checkpoint: Checkpoint, report: &mut RecoveryRe
                 Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
                 Err(source) => return Err(OpenError::Io { doing: "open", path, source }),
             };
+            if length == 0 {
+                // Perhaps its folder is gone too: whatever comes next is written there.
+                let made = partition.make_dir();
+                made.map_err(|source| OpenError::Io { doing: "make", path: partition.dir().into(), source })?;
+            }
             if length < u64::from(last.length) {
                 let lost = format!("{} has {length} bytes instead of {}", path.display(), last.length);
                 report.lost.get_or_insert(lost);
@@ -346,7 +365,7 @@ impl Replay<'_> {
         }
         self.referenced.insert((partition.id(), active.number), active.length);
         let fragment = partition.fragment_for(active.number).map_err(not_writable)?;
-        fragment.note(begun.length, true, headers.iter());
+        fragment.note(begun.length, headers.iter());
         let mut state = lock(partition.state());
         state.note_written(fragment, headers.iter().map(|header| (header, head.appended)));
         state.end = state.next;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use goulette_env::{
-    OpenMode,
+    Disk, OpenMode,
     sim::{SimDisk, Unsynced},
 };
 use goulette_log::{Identity, Log, LogOptions, ReadError, RecoveryReport, SyncPolicy, WalOptions};
@@ -92,6 +92,79 @@ fn a_fragment_that_lost_its_end_is_noticed_and_its_rest_still_read() {
         }
         log.checkpoint().unwrap();
     }
+}
+
+#[test]
+fn without_its_topics_a_directory_is_refused_by_name() {
+    let disk = SimDisk::from_seed(1);
+    let (log, _) = start(&disk, wide());
+    log.close().unwrap();
+    disk.rename(Path::new("/data/topics"), Path::new("/data/elsewhere")).unwrap();
+    let refused = Log::open(disk.env(), Path::new(DIR), wide()).err().unwrap().to_string();
+    assert!(refused.contains("/data/topics is damaged: it is gone, and 1 partitions with it"), "{refused}");
+    // Of one partition alone the rest may go on.
+    disk.rename(Path::new("/data/elsewhere"), Path::new("/data/topics")).unwrap();
+    let folder = fragment_path(&disk).parent().unwrap().to_owned();
+    disk.rename(&folder, Path::new("/data/elsewhere")).unwrap();
+    let (log, report) = open(disk.env(), wide());
+    assert!(report.lost.is_some_and(|lost| lost.contains("has 0 bytes instead of")));
+    let partition = log.partition(id(1, 0)).unwrap();
+    append(&partition, batch(&["f"])).unwrap();
+    log.close().unwrap();
+    let (log, report) = open(disk.env(), wide());
+    assert_eq!(report.lost, None);
+    assert!(log.partition(id(1, 0)).unwrap().read(Offset(5), Offset::MAX, 1).is_ok());
+}
+
+#[test]
+fn a_checkpoint_of_another_broker_is_refused_by_name() {
+    let (disk, other) = (SimDisk::from_seed(1), SimDisk::from_seed(2));
+    for disk in [&disk, &other] {
+        let (log, _) = start(disk, wide());
+        log.checkpoint().unwrap();
+    }
+    let (disk, other) = (disk.restart(), other.restart());
+    let path = Path::new("/data/checkpoint");
+    disk.remove_file(path).unwrap();
+    disk.open(path, OpenMode::CreateNew).unwrap().write_all_at(&other.files()[path], 0).unwrap();
+    let before = disk.files();
+    let refused = Log::open(disk.env(), Path::new(DIR), wide()).err().unwrap().to_string();
+    assert!(refused.contains("/data/wal/"), "{refused}");
+    assert_eq!(disk.files(), before, "nothing was touched");
+}
+
+#[test]
+fn fragments_that_are_doubled_or_have_another_base_are_set_aside() {
+    let disk = SimDisk::from_seed(1);
+    let (log, _) = start(&disk, wide());
+    log.close().unwrap();
+    let path = fragment_path(&disk);
+    let bytes = disk.files()[&path].clone();
+    let copies = ["00000000000000000003.0.log", "00000000000000000000.0.log.1", "00000000000000000000.00.log"];
+    for copy in copies {
+        disk.open(&path.with_file_name(copy), OpenMode::CreateNew).unwrap().write_all_at(&bytes, 0).unwrap();
+    }
+    let (log, report) = open(disk.env(), wide());
+    assert_eq!((report.lost, report.set_aside.len()), (None, copies.len()));
+    assert!(report.set_aside.iter().all(|path| disk.files()[path] == bytes));
+    assert_eq!(values(&log.partition(id(1, 0)).unwrap()), ["a", "b", "c", "d", "e"]);
+}
+
+#[test]
+fn without_its_newest_wal_segment_a_log_is_refused_by_name() {
+    let disk = SimDisk::from_seed(1);
+    let (log, _) = start(&disk, wide());
+    log.checkpoint().unwrap();
+    drop(log);
+    let disk = disk.restart();
+    let newest = wal_files(&disk).pop().unwrap();
+    wal_files(&disk).iter().for_each(|path| disk.remove_file(path).unwrap());
+    let refused = Log::open(disk.env(), Path::new(DIR), wide()).err().unwrap().to_string();
+    assert!(refused.contains(newest.to_str().unwrap()), "{refused}");
+}
+
+fn fragment_path(disk: &SimDisk) -> std::path::PathBuf {
+    disk.files().into_keys().find(|path| path.extension().is_some_and(|extension| extension == "log")).unwrap()
 }
 
 #[test]

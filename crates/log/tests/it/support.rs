@@ -26,6 +26,7 @@ pub(crate) fn small() -> LogOptions {
         space: SpaceOptions { free_bytes_min: Some(0), ballast_bytes: Some(0) },
         // So that scripts take both ways to sync.
         syncs_max: 2,
+        fragment_handles_max: 3,
         background: false,
         ..LogOptions::default()
     }
