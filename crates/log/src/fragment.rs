@@ -299,16 +299,15 @@ impl Fragment {
     /// Fewer bytes are valid from now on. The file keeps the others until [`cut_behind_checkpoint`](Self::cut_behind_checkpoint).
     pub(crate) fn shorten(&self, length: u32) {
         // Whoever looks something up meanwhile loads it anew.
-        let mut index = lock(&self.index);
+        let mut index = lock(&self.handle.index);
         *index = None;
         self.written.store(length, Ordering::Release);
-        self.synced.fetch_min(length, Ordering::AcqRel);
         self.pushed.fetch_min(length, Ordering::AcqRel);
     }
 
     /// Nothing is appended any more.
     pub(crate) fn note_sealed(&self) {
-        self.sealed.store(true, Ordering::Release);
+        self.handle.sealed.store(true, Ordering::Release);
     }
 
     /// Cuts the file of a [shortened](Self::shorten) fragment.
