@@ -17,11 +17,21 @@ pub(crate) struct Operation {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Get { found: Value },
-    Put { value: u64 },
-    Delete { existed: Option<bool> },
+    Get {
+        found: Value,
+    },
+    Put {
+        value: u64,
+    },
+    Delete {
+        existed: Option<bool>,
+    },
     /// Writes `new` if the key holds `expected`; whether it did, if that is known.
-    Swap { expected: Value, new: u64, swapped: Option<bool> },
+    Swap {
+        expected: Value,
+        new: u64,
+        swapped: Option<bool>,
+    },
 }
 
 impl Action {

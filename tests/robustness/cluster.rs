@@ -133,7 +133,9 @@ impl Cluster {
 
     /// Whether a member has ended by itself, which no scenario asks for.
     pub(crate) fn died(&mut self) -> Option<usize> {
-        self.members.iter_mut().position(|child| child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()))
+        self.members
+            .iter_mut()
+            .position(|child| child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()))
     }
 
     /// What `from` sends to `to` is lost from now on; the other way is open.

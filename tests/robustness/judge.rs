@@ -103,15 +103,17 @@ fn check_real_time(history: &[Remembered], wrong: &mut Vec<String>) {
     returns.sort_by_key(|(remembered, _)| remembered.operation.returned);
     answered.sort_by_key(|(remembered, _)| remembered.operation.called);
     let mut returns = returns.into_iter().peekable();
-    let mut highest = 0;
+    let mut highest: Option<(&Remembered, i64)> = None;
     for (remembered, revision) in answered {
-        while let Some((_, earlier)) =
+        while let Some(earlier) =
             returns.next_if(|(earlier, _)| earlier.operation.returned < remembered.operation.called)
         {
-            highest = highest.max(earlier);
+            if highest.is_none_or(|(_, shown)| shown < earlier.1) {
+                highest = Some(earlier);
+            }
         }
-        if revision < highest {
-            wrong.push(format!("{remembered:?} began when revision {highest} had been shown"));
+        if let Some((shown, _)) = highest.filter(|(_, shown)| revision < *shown) {
+            wrong.push(format!("{remembered:?} began when a later revision had been shown: {shown:?}"));
         }
     }
 }

@@ -110,13 +110,15 @@ async fn run(cluster: &mut Cluster, duration: Duration, seed: u64, only: Option<
     let observer = tokio::spawn(observe_leaders(urls, leaders.clone()));
     let (mut clients, watchers) = workload.run();
 
-    let chosen: Vec<Scenario> = SCENARIOS.into_iter().filter(|each| only.is_none_or(|only| format!("{each:?}") == only)).collect();
+    let chosen: Vec<Scenario> =
+        SCENARIOS.into_iter().filter(|each| only.is_none_or(|only| format!("{each:?}") == only)).collect();
     let mut wrong = Vec::new();
     for scenario in chosen.iter().cycle() {
         if begin.elapsed() > duration || !wrong.is_empty() {
             break;
         }
-        let (start, before, terms) = (Instant::now(), workload.history.lock().unwrap().len(), leaders.lock().unwrap().len());
+        let (start, before, terms) =
+            (Instant::now(), workload.history.lock().unwrap().len(), leaders.lock().unwrap().len());
         sleep(CALM).await;
         faults.inject(cluster, *scenario).await;
         if let Err(late) = faults.wait_healthy(cluster).await {
@@ -129,12 +131,17 @@ async fn run(cluster: &mut Cluster, duration: Duration, seed: u64, only: Option<
         let rate = done as f64 / start.elapsed().as_secs_f64();
         let unknown = history.len() - before - done;
         let changes = leaders.lock().unwrap().len() - terms;
-        println!("{scenario:?}: {done} operations ({rate:.0}/s), {unknown} of unknown outcome, {changes} leader changes");
+        println!(
+            "{scenario:?}: {done} operations ({rate:.0}/s), {unknown} of unknown outcome, {changes} leader changes"
+        );
         if rate < OPERATIONS_PER_SECOND_MIN {
             wrong.push(format!("{scenario:?}: only {rate:.0} operations a second prove nothing"));
         }
         if let Some(member) = cluster.died() {
-            wrong.push(format!("{scenario:?}: member {member} ended by itself: see {}", cluster.log_path(member).display()));
+            wrong.push(format!(
+                "{scenario:?}: member {member} ended by itself: see {}",
+                cluster.log_path(member).display()
+            ));
         }
     }
     workload.stop();

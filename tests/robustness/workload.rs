@@ -13,13 +13,22 @@ use goulette_proto::etcd::{
         Compare, DeleteRangeRequest, HashKvRequest, MoveLeaderRequest, PutRequest, RangeRequest, RequestOp,
         StatusRequest, StatusResponse, TxnRequest, WatchCreateRequest, WatchRequest,
         compare::{CompareResult, CompareTarget, TargetUnion},
-        kv_client::KvClient, maintenance_client::MaintenanceClient, request_op::Request, watch_client::WatchClient,
+        kv_client::KvClient,
+        maintenance_client::MaintenanceClient,
+        request_op::Request,
+        watch_client::WatchClient,
         watch_request::RequestUnion,
     },
     mvccpb::event::EventType,
 };
-use tokio::{task::JoinSet, time::{sleep, timeout}};
-use tonic::{Status, transport::{Channel, Endpoint}};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 use crate::checker::{Action, Operation, Value};
 
@@ -32,7 +41,10 @@ const KEYS_CHANGE_EVERY: Duration = Duration::from_secs(2);
 
 /// What a client remembers of one operation.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "the member is for whoever reads about a violation")]
 pub(crate) struct Remembered {
+    /// Which member was asked.
+    pub(crate) member: usize,
     pub(crate) key: String,
     pub(crate) operation: Operation,
     /// The revision of the answer, if there was one.
@@ -51,7 +63,6 @@ pub(crate) struct Workload {
     start: Instant,
     urls: Vec<String>,
     stop: AtomicBool,
-    /// Pauses between operations, in milliseconds.
     next_value: AtomicU64,
     random: AtomicU64,
     pub(crate) history: Mutex<Vec<Remembered>>,
@@ -134,12 +145,12 @@ async fn work(workload: Arc<Workload>, member: usize) {
                     seen = found;
                 }
                 let operation = Operation { called, returned, action };
-                Some(Remembered { key, operation, revision: Some(revision) })
+                Some(Remembered { member, key, operation, revision: Some(revision) })
             }
             // May be carried out or not; a read that failed does not matter.
             _ => unknown(choice, value, seen).map(|action| {
                 let operation = Operation { called, returned: u64::MAX, action };
-                Remembered { key, operation, revision: None }
+                Remembered { member, key, operation, revision: None }
             }),
         };
         let failed = remembered.as_ref().is_none_or(|remembered| remembered.revision.is_none());
@@ -171,7 +182,8 @@ async fn act(
         value: value.to_string().into_bytes().into(),
         ..PutRequest::default()
     };
-    let revision = |header: Option<goulette_proto::etcd::etcdserverpb::ResponseHeader>| header.unwrap_or_default().revision;
+    let revision =
+        |header: Option<goulette_proto::etcd::etcdserverpb::ResponseHeader>| header.unwrap_or_default().revision;
     match unknown(choice, value, seen) {
         None => {
             let request = RangeRequest { key: put.key, ..RangeRequest::default() };
