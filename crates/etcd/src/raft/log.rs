@@ -32,6 +32,7 @@ use super::{
     record::{Kind, Record},
     types::{Entry, LogId, TypeConfig, Vote},
 };
+use crate::consensus::MemberId;
 
 /// Raft entries are small; a segment of this size is recycled every few ten thousand of them.
 const SEGMENT_BYTES: u32 = 16 << 20;
@@ -138,8 +139,8 @@ struct Memory {
 }
 
 impl LogStore {
-    /// Reads the log in `dir`, or makes an empty one. Blocks on the disk.
-    pub(crate) fn open(env: &Env, dir: &Path) -> Result<Self, LogError> {
+    /// Reads the log of member `own` in `dir`, or makes an empty one. Blocks on the disk.
+    pub(crate) fn open(env: &Env, dir: &Path, own: MemberId) -> Result<Self, LogError> {
         let options = WalOptions { segment_bytes: SEGMENT_BYTES, spare_segments_max: 2, ..WalOptions::default() };
         let mut memory = Memory::default();
         let recovery = Wal::<Tag>::recover(env, dir, options, None, &mut |entry| memory.replay(entry))
@@ -147,6 +148,7 @@ impl LogStore {
         if let Some(Corruption { file, offset, .. }) = recovery.lost {
             return Err(LogError::Corrupt { file, offset });
         }
+        memory.resign(own);
         let purged = memory.purged.map(|id| id.index);
         let first = memory.entries.front().map(|entry| entry.log_id.index);
         if let Some(first) = first
@@ -230,6 +232,17 @@ impl Shared {
 }
 
 impl Memory {
+    /// Ends a leadership that this member held when it stopped. openraft would go on with it in the same term; but what
+    /// was committed last is not in the log by then, and a read would be answered without it. A leader that is elected
+    /// anew serves nothing before an entry of its own term is committed.
+    fn resign(&mut self, own: MemberId) {
+        if let Some(vote) = &mut self.vote
+            && vote.leader_id.voted_for == own
+        {
+            vote.committed = false;
+        }
+    }
+
     /// The first index that is not in the log.
     fn end(&self) -> u64 {
         self.last().map_or(0, |id| id.index + 1)

@@ -139,7 +139,7 @@ impl RaftNode {
     ) -> Result<Arc<Self>, RaftStartError> {
         let config = config_of(&options)?;
         let RaftOptions { dir, cluster, member: own, bootstrap, election_timeout, .. } = options;
-        let log = open_log(&env, &dir).await?;
+        let log = open_log(&env, &dir, own).await?;
         let pristine = log.is_pristine() && state.applied().index == 0;
 
         let peers = Peers::new(cluster, own, election_timeout);
@@ -152,6 +152,11 @@ impl RaftNode {
             begin(&raft, members).await?;
         }
         let core = Arc::new(Core::new(raft, cluster, own, election_timeout));
+        let voters: Vec<MemberId> = core.membership().membership().voter_ids().collect();
+        if voters == [own] {
+            // There is nobody to wait for.
+            core.raft.trigger().elect(false).await.map_err(|error| RaftStartError::State(error.to_string()))?;
+        }
 
         let (to_leadership, leadership) = watch::channel(leadership_of(&core));
         let (to_end, end) = watch::channel(None);
@@ -428,7 +433,7 @@ fn config_of(options: &RaftOptions) -> Result<Config, RaftStartError> {
     config.validate().map_err(|error| RaftStartError::Options(error.to_string()))
 }
 
-async fn open_log(env: &Env, dir: &Path) -> Result<LogStore, RaftStartError> {
+async fn open_log(env: &Env, dir: &Path, own: MemberId) -> Result<LogStore, RaftStartError> {
     let (env, dir) = (env.clone(), dir.to_owned());
     let opening = tokio::task::spawn_blocking(move || {
         let prepare = |dir: &Path| {
@@ -436,7 +441,7 @@ async fn open_log(env: &Env, dir: &Path) -> Result<LogStore, RaftStartError> {
             remove_leftovers(&env, dir)
         };
         prepare(&dir).map_err(|source| RaftStartError::Io { dir: dir.clone(), source })?;
-        Ok(LogStore::open(&env, &dir.join("wal"))?)
+        Ok(LogStore::open(&env, &dir.join("wal"), own)?)
     });
     opening.await.map_err(|error| RaftStartError::State(error.to_string()))?
 }

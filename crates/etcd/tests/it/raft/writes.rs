@@ -63,6 +63,22 @@ async fn three_members_agree_whoever_is_asked_and_whoever_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_comes_back_is_elected_anew_before_it_answers() {
+    for size in [1, 3] {
+        let mut cluster = Cluster::start(size).await;
+        let leader = cluster.leader().await;
+        propose(&cluster, leader, 0..10).await;
+        let term = cluster.node(leader).status().leadership.term;
+        cluster.crash(leader).await;
+        // At once: the others have not noticed yet.
+        cluster.run(leader).await.unwrap();
+        cluster.node(leader).read_index().await.unwrap();
+        assert!(cluster.node(leader).status().leadership.term > term, "it does not know what was committed last");
+        assert_eq!(cluster.recorder(leader).requests().len(), 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_lags_too_far_is_sent_the_whole_state() {
     let mut cluster = Cluster::start_with(3, 40).await;
     let slow = cluster.follower().await;
