@@ -50,7 +50,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long open calls and streams may take to end when the server stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
 
-
 /// Why a member could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

@@ -20,8 +20,8 @@ use crate::{InitError, Level, line, sink};
 static WANTED: AtomicU8 = AtomicU8::new(OFF);
 const OFF: u8 = Level::ALL.len() as u8;
 
-/// Libraries below us that narrate every frame at DEBUG: of them, only warnings and errors are news.
-const NARRATORS: [&str; 6] = ["h2", "hyper", "hyper_util", "mio", "tonic", "tower"];
+/// Libraries below us that narrate every frame or step: of them, only warnings and errors are news.
+const NARRATORS: [&str; 7] = ["h2", "hyper", "hyper_util", "mio", "openraft", "tonic", "tower"];
 
 /// Makes the layer the process's subscriber, at the first call.
 pub(crate) fn install() -> Result<(), InitError> {

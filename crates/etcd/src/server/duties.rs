@@ -32,6 +32,8 @@ const REVISION_INTERVAL: Duration = Duration::from_secs(300);
 /// Samples of the revision in one period, as in etcd; a period above an hour is sampled as an hour is.
 const SAMPLES: u32 = 10;
 const HOUR: Duration = Duration::from_secs(3600);
+/// Between two attempts of a new leader to know that it leads.
+const BARRIER_RETRY: Duration = Duration::from_millis(20);
 /// Between two attempts to tell the name.
 const PUBLISH_RETRY: Duration = Duration::from_millis(500);
 
@@ -50,6 +52,7 @@ pub(super) async fn lead(node: Arc<Node>, stopping: watch::Receiver<bool>) {
             if leads && term_led != Some(now.term) {
                 // Everything that was granted before must be known before clocks start.
                 if node.read_barrier().await.is_err() {
+                    tokio::time::sleep(BARRIER_RETRY).await;
                     continue;
                 }
                 info!("member {:x} leads in term {}", node.member_id, now.term);

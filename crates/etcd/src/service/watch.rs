@@ -110,6 +110,7 @@ impl Session {
         let answers = self.answers.clone();
         let mut lost = std::pin::pin!(node.leader_lost(wants_leader(&self.metadata)));
         let mut progress_due = Instant::now() + self.progress_interval();
+        let mut asks_on = true;
         loop {
             let is_catching_up = !self.catching_up.is_empty();
             tokio::select! {
@@ -123,10 +124,11 @@ impl Session {
                     progress_due = Instant::now() + self.progress_interval();
                     self.tell_progress();
                 }
-                request = requests.next() => match request {
+                request = requests.next(), if asks_on => match request {
                     Some(Ok(request)) => self.take(request).await?,
-                    // The client may close its side and go on listening no more: etcd ends the stream then.
-                    Some(Err(_)) | None => return Err(Gone),
+                    // It has no more wishes, and goes on listening.
+                    None => asks_on = false,
+                    Some(Err(_)) => return Err(Gone),
                 },
                 () = mailbox.arrived() => {}
                 // Ready at once, but last: whoever reads history does not keep requests and news waiting.
@@ -190,13 +192,8 @@ impl Session {
         if create.start_revision < 0 {
             return Err(EtcdError::Compacted.to_string());
         }
-        let asker = self.node.asker(&self.metadata).await.map_err(|refused| refused.to_string())?;
-        self.node.state.auth.state().check_read(&asker, &key, &create.range_end).map_err(|refused| {
-            let is_told =
-                matches!(refused, EtcdError::InvalidAuthToken | EtcdError::AuthOldRevision | EtcdError::UserEmpty);
-            let told = if is_told { refused } else { EtcdError::PermissionDenied };
-            told.to_string()
-        })?;
+        let asker = self.node.asker(&self.metadata).await.map_err(refusal)?;
+        self.node.state.auth.state().check_read(&asker, &key, &create.range_end).map_err(refusal)?;
         let keys = KeyRange::new(key, create.range_end);
         if keys.is_empty() {
             return Err("mvcc: watcher range is empty".to_owned());
@@ -364,6 +361,16 @@ impl Watcher {
     fn is_synced_at(&self, revision: i64) -> bool {
         self.behind_from.is_none() && revision >= self.start
     }
+}
+
+/// Why a watcher may not watch, in the words of Go's gRPC, which etcd lets through here.
+fn refusal(refused: EtcdError) -> String {
+    let (told, code) = match refused {
+        EtcdError::InvalidAuthToken => (refused, "Unauthenticated"),
+        EtcdError::AuthOldRevision | EtcdError::UserEmpty => (refused, "InvalidArgument"),
+        _ => (EtcdError::PermissionDenied, "PermissionDenied"),
+    };
+    format!("rpc error: code = {code} desc = {told}")
 }
 
 /// Cuts a response into pieces below `bytes_max`, each of at least one event.

@@ -8,6 +8,8 @@
 mod alarms;
 mod apply;
 mod members;
+#[cfg(test)]
+mod tests;
 mod waiters;
 
 use std::{

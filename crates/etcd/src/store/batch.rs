@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use goulette_proto::etcd::mvccpb::KeyValue;
 use prost::Message;
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{Table, WriteTransaction};
 
 use super::{KeyRange, Memory, Revision, Store, StoreError, change_at, cost, tables};
 use crate::{consensus::LogPosition, lease::Lessor};
@@ -159,12 +159,4 @@ impl Transaction<'_, '_> {
     fn next(&self) -> Revision {
         Revision { main: self.batch.revision + 1, sub: self.changes.len() as i64 }
     }
-}
-
-/// Whether anything is stored under a key of a bucket.
-///
-/// # Errors
-/// [`StoreError`].
-pub fn contains(bucket: &impl ReadableTable<&'static [u8], &'static [u8]>, key: &[u8]) -> Result<bool, StoreError> {
-    Ok(bucket.get(key)?.is_some())
 }

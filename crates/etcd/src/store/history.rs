@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use goulette_proto::etcd::mvccpb::{Event, KeyValue};
-use redb::ReadableTable;
 
 use super::{Failure, RangeEnd, Reading, Revision, Store, StoreError, decode};
 use crate::{EtcdError, watch::Interest};

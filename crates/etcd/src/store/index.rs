@@ -179,11 +179,6 @@ impl Index {
     pub(crate) fn kept(&self, at: i64) -> HashSet<Revision> {
         self.keys.values().filter_map(|changes| live_of(changes, at)).map(|change| change.revision).collect()
     }
-
-    /// How many keys have a history.
-    pub(crate) fn len(&self) -> usize {
-        self.keys.len()
-    }
 }
 
 fn live_of(changes: &[Change], at: i64) -> Option<Change> {
@@ -229,10 +224,10 @@ mod tests {
         let mut index = build();
         assert_eq!(index.compact(5), HashSet::from([at(3), at(5)]));
         assert_eq!(index.live(b"a", 5).unwrap().revision, at(3));
-        assert_eq!(index.len(), 2);
+        assert_eq!(index.keys.len(), 2);
         let mut index = build();
         assert_eq!(index.compact(6), HashSet::from([at(6)]));
-        assert_eq!(index.len(), 1);
+        assert_eq!(index.keys.len(), 1);
         assert_eq!(build().kept(5), HashSet::from([at(3)]));
     }
 
