@@ -390,16 +390,13 @@ impl Config {
         if !self.auth_token.starts_with("simple") {
             mistakes.push(format!("--auth-token {:?} is not available in this version: use simple", self.auth_token));
         }
-        if self.bootstrap_names().is_err() {
+        if self.bootstrap_names().is_none() {
             mistakes.push(format!("couldn't find local name {:?} in the initial cluster configuration", self.name));
         }
     }
 
-    /// The peer URLs of each first member, by name, in the order given; this member is among them.
-    ///
-    /// # Errors
-    /// If it is not.
-    pub fn bootstrap_names(&self) -> Result<Vec<(String, Vec<String>)>, ()> {
+    /// The peer URLs of each first member, by name, in the order given; `None` unless this member is among them.
+    pub fn bootstrap_names(&self) -> Option<Vec<(String, Vec<String>)>> {
         let mut members: Vec<(String, Vec<String>)> = Vec::new();
         for (name, url) in &self.initial_cluster {
             match members.iter_mut().find(|(known, _)| known == name) {
@@ -411,7 +408,7 @@ impl Config {
             let own = self.initial_advertise_peer_urls.iter().map(|url| url.text.clone()).collect();
             members.push((self.name.clone(), own));
         }
-        if members.iter().any(|(name, _)| *name == self.name) { Ok(members) } else { Err(()) }
+        members.iter().any(|(name, _)| *name == self.name).then_some(members)
     }
 
     /// How long a request may take.

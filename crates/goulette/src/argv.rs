@@ -1,5 +1,5 @@
 //! The command line as Go programs take it, rewritten for clap: `-flag v`, `-flag=v`, `--flag v` and `--flag=v` alike,
-//! and a binary that is called `broker`, `sentinel` or `client` acts as that subcommand.
+//! and a binary that is called `broker`, `sentinel`, `client` or `etcd` acts as that subcommand.
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::Path};
 

@@ -74,7 +74,7 @@ impl Config {
 }
 
 fn named(config: &Config) -> Result<Vec<(String, Vec<String>)>, StartError> {
-    config.bootstrap_names().map_err(|()| {
+    config.bootstrap_names().ok_or_else(|| {
         StartError::Config(format!("couldn't find local name {:?} in the initial cluster configuration", config.name))
     })
 }

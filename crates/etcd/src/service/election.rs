@@ -60,7 +60,7 @@ impl Election for ElectionService {
         }
         place.recipe.wait_turn(&place.own).await?;
         place.is_kept = true;
-        Ok(Response::new(CampaignResponse { header: place.own.header.clone(), leader: Some(leader) }))
+        Ok(Response::new(CampaignResponse { header: place.own.header, leader: Some(leader) }))
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, Status> {

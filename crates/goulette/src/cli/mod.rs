@@ -36,7 +36,7 @@ pub(crate) const VERSION: &str =
 #[command(max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
 Flags may be written -flag VALUE, -flag=VALUE, --flag VALUE or --flag=VALUE; switches also -flag=false.
-Called by the name broker, sentinel or client (as a link), the binary acts as that command.
+Called by the name broker, sentinel, client or etcd (as a link), the binary acts as that command.
 Exit codes: 0 success, 1 failure, 2 usage, 3 unreachable.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
