@@ -122,6 +122,7 @@ impl Kv for KvService {
         admit(node, request.metadata())?;
         refuse_learner(node)?;
         let asker = node.asker(request.metadata()).await?;
+        node.state.auth.state().check_admin(&asker)?;
         let request = request.into_inner();
         let is_physical = request.physical;
         let compaction = InternalRaftRequest { compaction: Some(request), ..InternalRaftRequest::default() };
