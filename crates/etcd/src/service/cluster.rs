@@ -129,6 +129,7 @@ impl Cluster for ClusterService {
         if request.get_ref().linearizable {
             self.node.read_barrier().await?;
         }
+        self.node.known_asker(request.metadata()).await?;
         Ok(Response::new(MemberListResponse { header: self.header(), members: self.members() }))
     }
 

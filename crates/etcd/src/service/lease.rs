@@ -36,7 +36,7 @@ pub(crate) struct LeaseService {
 
 impl Node {
     /// Who asks; refused if anybody must say and did not.
-    async fn known_asker(&self, metadata: &MetadataMap) -> Result<Caller, EtcdError> {
+    pub(super) async fn known_asker(&self, metadata: &MetadataMap) -> Result<Caller, EtcdError> {
         let asker = self.asker(metadata).await?;
         let is_enabled = self.state.auth.state().is_enabled();
         if is_enabled && asker.user.is_empty() { Err(EtcdError::UserEmpty) } else { Ok(asker) }
