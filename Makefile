@@ -123,6 +123,9 @@ test-kafka-format: build ## Kafka's own DumpLogSegments reads our fragments (nee
 test-etcd-compat: build ## etcd's answers, ours and a real etcd's, to SEEDS random runs and to every command of etcdctl
 	@scripts/test-etcd-compat.sh "$(or $(SEEDS),100)"
 
+test-etcd-snapshot: build ## snapshots of a real etcd restored into ours, and ours into a real etcd
+	@scripts/test-etcd-snapshot.sh
+
 test-etcd-suite: build ## etcd's own tests with our etcd in its place (PACKAGE: common or e2e, TESTS: a regular expression)
 	@scripts/test-etcd-suite.sh "$(or $(PACKAGE),common)" "$(or $(TESTS),.)"
 

@@ -84,6 +84,8 @@ pub struct Tls {
     pub trusted_ca_file: PathBuf,
     /// Whether the other side must show one.
     pub client_cert_auth: bool,
+    /// Whether a certificate is made where none is given.
+    pub auto: bool,
 }
 
 /// Whether the first start begins a cluster or joins one.
@@ -197,6 +199,8 @@ pub const IGNORED: &[&str] = &[
 
 /// Flags that may stand without a value, which is then `true`.
 const SWITCHES: &[&str] = &[
+    "auto-tls",
+    "peer-auto-tls",
     "client-cert-auth",
     "enable-grpc-gateway",
     "enable-log-rotation",
@@ -355,6 +359,8 @@ impl Config {
             "cert-file" => self.client_tls.cert_file = PathBuf::from(value),
             "key-file" => self.client_tls.key_file = PathBuf::from(value),
             "trusted-ca-file" => self.client_tls.trusted_ca_file = PathBuf::from(value),
+            "auto-tls" => self.client_tls.auto = switch()?,
+            "peer-auto-tls" => self.peer_tls.auto = switch()?,
             "client-cert-auth" => self.client_tls.client_cert_auth = switch()?,
             "peer-cert-file" => self.peer_tls.cert_file = PathBuf::from(value),
             "peer-key-file" => self.peer_tls.key_file = PathBuf::from(value),
@@ -382,10 +388,6 @@ impl Config {
         }
         if given.contains_key("listen-client-urls") && !given.contains_key("advertise-client-urls") {
             mistakes.push("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
-        }
-        let encrypted = [&self.listen_client_urls, &self.listen_peer_urls].into_iter().flatten().any(|url| url.is_tls);
-        if encrypted || self.client_tls != Tls::default() || self.peer_tls != Tls::default() {
-            mistakes.push("TLS (https URLs and certificate flags) is not available in this version".to_owned());
         }
         if !self.auth_token.starts_with("simple") {
             mistakes.push(format!("--auth-token {:?} is not available in this version: use simple", self.auth_token));
@@ -429,6 +431,8 @@ const NAMES: &[&str] = &[
     "auth-token-ttl",
     "auto-compaction-mode",
     "auto-compaction-retention",
+    "auto-tls",
+    "peer-auto-tls",
     "bcrypt-cost",
     "cert-file",
     "client-cert-auth",
@@ -527,7 +531,6 @@ fn file_keys(text: &str) -> Result<BTreeMap<String, String>, String> {
                 group = "peer";
                 continue;
             }
-            ("auto-tls", _) if value == "false" => continue,
             (name, "peer") => format!("peer-{name}"),
             (name, _) => name.to_owned(),
         };

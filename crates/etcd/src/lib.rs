@@ -21,6 +21,7 @@ mod service;
 pub mod snapshot;
 pub mod state;
 pub mod store;
+pub mod tls;
 pub mod watch;
 
 pub use config::Config;

@@ -6,6 +6,8 @@
 
 mod duties;
 mod identity;
+mod listener;
+mod restore;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,10 +22,7 @@ use goulette_proto::etcd::{
     v3lockpb::lock_server::LockServer,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::Routes, transport::Server};
 
 use crate::{
     config::{Config, Url},
@@ -37,7 +36,11 @@ use crate::{
     },
     state::{State, StateOptions},
     store::StoreError,
+    tls::{Certificates, TlsError},
 };
+use listener::{Incoming, incoming};
+
+pub use restore::{MakeError, restore};
 
 /// What etcd adds to the largest request for the largest message.
 const OVERHEAD_BYTES: usize = 512 << 10;
@@ -81,6 +84,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// A port cannot be encrypted.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The flags contradict each other, or the cluster.
     #[error("{0}")]
     Config(String),
@@ -108,10 +114,12 @@ impl EtcdServer {
         for name in &config.ignored {
             info!("--{name} has no effect here");
         }
-        let peers = listen(&config.listen_peer_urls).await?;
-        let clients = listen(&config.listen_client_urls).await?;
-        let watchers = listen(&config.listen_metrics_urls).await?;
-        let identity = identity::find(&config, &state).await?;
+        let (client_tls, peer_tls) = load_certificates(&config, &env).await?;
+        let peer_connector = peer_tls.connector()?;
+        let peers = listen(&config.listen_peer_urls, &peer_tls).await?;
+        let clients = listen(&config.listen_client_urls, &client_tls).await?;
+        let watchers = listen(&config.listen_metrics_urls, &client_tls).await?;
+        let identity = identity::find(&config, &state, &peer_connector).await?;
         let options = RaftOptions {
             dir: config.data_dir.join("member/raft"),
             cluster: identity.cluster,
@@ -121,6 +129,7 @@ impl EtcdServer {
             election_timeout: config.election_timeout,
             snapshot_count: config.snapshot_count,
             catch_up_entries: config.snapshot_catchup_entries,
+            tls: Some(peer_connector),
         };
         let machine: Arc<dyn StateMachine> = Arc::clone(&state) as Arc<dyn StateMachine>;
         let raft = RaftNode::start(env, options, machine).await?;
@@ -130,16 +139,16 @@ impl EtcdServer {
         let (stop, stopping) = watch::channel(false);
         let (to_ready, ready) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        for listener in peers {
-            tasks.spawn(serve_peers(Arc::clone(&node), Arc::clone(&raft), listener, stopping.clone()));
+        for incoming in peers {
+            tasks.spawn(serve_peers(Arc::clone(&node), Arc::clone(&raft), incoming, stopping.clone()));
         }
-        for listener in clients {
-            tasks.spawn(serve_clients(Arc::clone(&node), Arc::clone(&raft), listener, stopping.clone()));
+        for incoming in clients {
+            tasks.spawn(serve_clients(Arc::clone(&node), Arc::clone(&raft), incoming, stopping.clone()));
         }
-        for listener in watchers {
+        for incoming in watchers {
             let routes = Routes::from(http::health_and_metrics(&node, &raft));
             let server = Server::builder().accept_http1(true).add_routes(routes);
-            let serving = server.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped(stopping.clone()));
+            let serving = server.serve_with_incoming_shutdown(incoming, stopped(stopping.clone()));
             tasks.spawn(async move {
                 if let Err(error) = serving.await {
                     error!("the metrics port ended: {error}");
@@ -228,20 +237,33 @@ fn open_state(config: &Config, env: Env) -> Result<(Box<dyn DiskLock>, Arc<State
     Ok((lock, State::open(env, &folder, options)?))
 }
 
-async fn listen(urls: &[Url]) -> Result<Vec<TcpListener>, StartError> {
-    let mut listeners = Vec::new();
+async fn load_certificates(config: &Config, env: &Env) -> Result<(Certificates, Certificates), StartError> {
+    let (config, disk) = (config.clone(), Arc::clone(&env.disk));
+    let load = move || {
+        let client = Certificates::load(&*disk, &config.client_tls, &config.listen_client_urls)?;
+        let peer = Certificates::load(&*disk, &config.peer_tls, &config.listen_peer_urls)?;
+        Ok::<_, TlsError>((client, peer))
+    };
+    let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| StartError::Config(error.to_string()))?;
+    Ok(loaded?)
+}
+
+async fn listen(urls: &[Url], certificates: &Certificates) -> Result<Vec<Incoming>, StartError> {
+    let mut ports = Vec::new();
     for url in urls {
+        let tls = if url.is_tls { Some(certificates.acceptor()?) } else { None };
         let listener = TcpListener::bind(url.address()).await;
-        listeners.push(listener.map_err(|source| StartError::Listen { url: url.text.clone(), source })?);
+        let listener = listener.map_err(|source| StartError::Listen { url: url.text.clone(), source })?;
+        ports.push(incoming(listener, tls));
     }
-    Ok(listeners)
+    Ok(ports)
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|&stop| stop).await;
 }
 
-async fn serve_clients(node: Arc<Node>, raft: Arc<RaftNode>, listener: TcpListener, stopping: watch::Receiver<bool>) {
+async fn serve_clients(node: Arc<Node>, raft: Arc<RaftNode>, incoming: Incoming, stopping: watch::Receiver<bool>) {
     let bytes_max = node.config.max_request_bytes + OVERHEAD_BYTES;
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
@@ -272,13 +294,13 @@ async fn serve_clients(node: Arc<Node>, raft: Arc<RaftNode>, listener: TcpListen
         .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
         .max_concurrent_streams(node.config.max_concurrent_streams)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped(stopping));
+        .serve_with_incoming_shutdown(incoming, stopped(stopping));
     if let Err(error) = server.await {
         error!("the client port ended: {error}");
     }
 }
 
-async fn serve_peers(node: Arc<Node>, raft: Arc<RaftNode>, listener: TcpListener, stopping: watch::Receiver<bool>) {
+async fn serve_peers(node: Arc<Node>, raft: Arc<RaftNode>, incoming: Incoming, stopping: watch::Receiver<bool>) {
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -288,7 +310,7 @@ async fn serve_peers(node: Arc<Node>, raft: Arc<RaftNode>, listener: TcpListener
         .add_service(LeaseServer::new(PeerLeaseService { node: Arc::clone(&node) }))
         // A member that joins asks here which id it was given.
         .add_service(ClusterServer::new(ClusterService { node }))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped(stopping));
+        .serve_with_incoming_shutdown(incoming, stopped(stopping));
     if let Err(error) = server.await {
         error!("the peer port ended: {error}");
     }

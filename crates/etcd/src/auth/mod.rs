@@ -23,7 +23,7 @@ mod token;
 
 pub(crate) use apply::AuthReply;
 pub(crate) use check::{check_delete, check_lease_readable, check_lease_writable, check_put, check_range, check_txn};
-pub(crate) use password::{hash, is_password};
+pub(crate) use password::{COST_DEFAULT, COSTS, hash, is_password};
 pub(crate) use permission::Permission;
 pub(crate) use record::Row;
 pub(crate) use state::{AuthState, Caller, ROOT};

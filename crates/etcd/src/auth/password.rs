@@ -11,6 +11,8 @@ use base64::{
 const PASSWORD_BYTES_MAX: usize = 72;
 /// Costs that bcrypt takes, each doubling the work of the one before.
 pub(crate) const COSTS: std::ops::RangeInclusive<u32> = 4..=31;
+/// The cost without a flag, and in place of one that bcrypt does not take.
+pub(crate) const COST_DEFAULT: u32 = 10;
 
 /// Of bcrypt's 24 bytes, its text form has 23.
 const DIGEST_BYTES: usize = 23;

@@ -52,7 +52,7 @@ const ROUND: Duration = Duration::from_millis(100);
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What can be set; plain data.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RaftOptions {
     /// The folder of the log.
     pub dir: PathBuf,
@@ -70,6 +70,8 @@ pub struct RaftOptions {
     pub snapshot_count: u64,
     /// Entries that are kept behind a cut, for members that are a little behind; 5,000 by default.
     pub catch_up_entries: u64,
+    /// For connections to members whose URLs are encrypted.
+    pub tls: Option<tokio_rustls::TlsConnector>,
 }
 
 /// How a member with an empty folder begins.
@@ -138,11 +140,11 @@ impl RaftNode {
         state: Arc<dyn StateMachine>,
     ) -> Result<Arc<Self>, RaftStartError> {
         let config = config_of(&options)?;
-        let RaftOptions { dir, cluster, member: own, bootstrap, election_timeout, .. } = options;
+        let RaftOptions { dir, cluster, member: own, bootstrap, election_timeout, tls, .. } = options;
         let log = open_log(&env, &dir, own).await?;
         let pristine = log.is_pristine() && state.applied().index == 0;
 
-        let peers = Peers::new(cluster, own, election_timeout);
+        let peers = Peers::new(cluster, own, election_timeout, tls);
         let machine = Machine::new(env.clone(), state, log.durable());
         let applied = machine.applied();
         let network = Network { peers: peers.clone(), append_timeout: APPEND_TIMEOUT };

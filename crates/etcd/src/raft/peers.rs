@@ -10,6 +10,7 @@ use std::{
 };
 
 use goulette_proto::raft::raft_client::RaftClient;
+use tokio_rustls::TlsConnector;
 use tonic::{
     Request, Status,
     metadata::AsciiMetadataValue,
@@ -18,7 +19,7 @@ use tonic::{
 };
 
 use super::types::Membership;
-use crate::consensus::MemberId;
+use crate::{consensus::MemberId, tls::connect};
 
 /// The version of the protocol among members; another one is refused.
 pub(crate) const PROTOCOL: u64 = 1;
@@ -47,6 +48,7 @@ pub(crate) struct Peers {
     cluster: u64,
     own: MemberId,
     connect_timeout: Duration,
+    tls: Option<TlsConnector>,
     table: Mutex<HashMap<MemberId, Peer>>,
 }
 
@@ -74,8 +76,9 @@ impl Interceptor for Marks {
 }
 
 impl Peers {
-    pub(crate) fn new(cluster: u64, own: MemberId, election_timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { cluster, own, connect_timeout: election_timeout, table: Mutex::default() })
+    /// `tls`: for members whose URLs are encrypted.
+    pub(crate) fn new(cluster: u64, own: MemberId, election_timeout: Duration, tls: Option<TlsConnector>) -> Arc<Self> {
+        Arc::new(Self { cluster, own, connect_timeout: election_timeout, tls, table: Mutex::default() })
     }
 
     /// Takes over who is a member, and where. Connections to members that moved or left are dropped.
@@ -117,7 +120,8 @@ impl Peers {
         if peer.channels.is_none() {
             let url = peer.urls.get(peer.current % peer.urls.len().max(1))?;
             let endpoint = endpoint(url, self.connect_timeout)?;
-            peer.channels = Some([(); 3].map(|()| endpoint.connect_lazy()));
+            let tls = self.tls.as_ref();
+            peer.channels = Some([(); 3].map(|()| connect::connect_lazy(&endpoint, url, tls)));
         }
         peer.channels.as_ref().map(|channels| channels[purpose as usize].clone())
     }

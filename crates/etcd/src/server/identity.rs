@@ -5,6 +5,7 @@ use std::time::Duration;
 use goulette_logging::info;
 use goulette_proto::etcd::etcdserverpb::{MemberListRequest, cluster_client::ClusterClient};
 use redb::Durability;
+use tokio_rustls::TlsConnector;
 use tonic::transport::Endpoint;
 
 use super::StartError;
@@ -14,6 +15,7 @@ use crate::{
     raft::{Bootstrap, cluster_id, member_id},
     state::State,
     store::tables::{self, goulette::IDENTITY},
+    tls::connect::connect_lazy,
 };
 
 /// How long one member of an existing cluster may take to tell about it.
@@ -27,7 +29,7 @@ pub(super) struct Identity {
 }
 
 /// Finds out, and remembers it at the first start.
-pub(super) async fn find(config: &Config, state: &State) -> Result<Identity, StartError> {
+pub(super) async fn find(config: &Config, state: &State, tls: &TlsConnector) -> Result<Identity, StartError> {
     let stored = state.store.get(tables::GOULETTE, IDENTITY)?;
     if let Some(stored) = stored {
         let numbers = stored.split_at_checked(8).map(|(a, b)| (tables::number(a), tables::number(b)));
@@ -52,7 +54,7 @@ pub(super) async fn find(config: &Config, state: &State) -> Result<Identity, Sta
             let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
             Identity { cluster: cluster_id(&ids), member: own, bootstrap: Bootstrap::New(members) }
         }
-        ClusterState::Existing => ask(config).await?,
+        ClusterState::Existing => ask(config, tls).await?,
     };
     let bytes = [identity.cluster.to_be_bytes(), identity.member.to_be_bytes()].concat();
     state.store.write(Durability::Immediate, |batch| {
@@ -73,13 +75,13 @@ impl Config {
     }
 }
 
-fn named(config: &Config) -> Result<Vec<(String, Vec<String>)>, StartError> {
+pub(super) fn named(config: &Config) -> Result<Vec<(String, Vec<String>)>, StartError> {
     config.bootstrap_names().ok_or_else(|| {
         StartError::Config(format!("couldn't find local name {:?} in the initial cluster configuration", config.name))
     })
 }
 
-fn first_members(config: &Config) -> Result<Vec<MemberRaft>, StartError> {
+pub(super) fn first_members(config: &Config) -> Result<Vec<MemberRaft>, StartError> {
     let members = named(config)?.into_iter().map(|(_, peer_urls)| MemberRaft {
         id: member_id(&peer_urls, &config.initial_cluster_token, None),
         peer_urls,
@@ -88,7 +90,7 @@ fn first_members(config: &Config) -> Result<Vec<MemberRaft>, StartError> {
     Ok(members.collect())
 }
 
-fn own_id(config: &Config) -> Result<MemberId, StartError> {
+pub(super) fn own_id(config: &Config) -> Result<MemberId, StartError> {
     let named = named(config)?;
     let own = named.iter().find(|(name, _)| *name == config.name).map(|(_, urls)| urls);
     let mut wanted: Vec<&str> = config.initial_advertise_peer_urls.iter().map(|url| url.text.as_str()).collect();
@@ -108,7 +110,7 @@ fn own_id(config: &Config) -> Result<MemberId, StartError> {
 }
 
 /// Asks the members of an existing cluster which id they have given to our peer URLs.
-async fn ask(config: &Config) -> Result<Identity, StartError> {
+async fn ask(config: &Config, tls: &TlsConnector) -> Result<Identity, StartError> {
     let own: Vec<&str> = config.initial_advertise_peer_urls.iter().map(|url| url.text.as_str()).collect();
     let mut why = "no other member is named in --initial-cluster".to_owned();
     for (name, url) in &config.initial_cluster {
@@ -117,7 +119,7 @@ async fn ask(config: &Config) -> Result<Identity, StartError> {
         }
         let asked = tokio::time::timeout(ASK_TIMEOUT, async {
             let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| error.to_string())?;
-            let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+            let channel = connect_lazy(&endpoint, url, Some(tls));
             let request = MemberListRequest { linearizable: false };
             let answer = ClusterClient::new(channel).member_list(request).await;
             answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 use super::{admit, kv::unexpected};
 use crate::{
     EtcdError,
-    auth::{AuthReply, Caller, Permission, hash, is_password},
+    auth::{AuthReply, COST_DEFAULT, COSTS, Caller, Permission, hash, is_password},
     node::Node,
     state,
 };
@@ -62,7 +62,8 @@ impl AuthService {
     async fn hash(&self, password: String) -> Result<String, Status> {
         let random = &self.node.state.env.random;
         let salt = random.next_id().to_be_bytes();
-        let cost = self.node.config.bcrypt_cost;
+        let wanted = self.node.config.bcrypt_cost;
+        let cost = if COSTS.contains(&wanted) { wanted } else { COST_DEFAULT };
         let hashed = self.hashing(move || hash(&password, cost, salt)).await?;
         hashed.map_err(|error| Status::unknown(error.to_string()))
     }

@@ -12,7 +12,7 @@ mod status;
 pub use restore::{RestoreError, RestoreOptions, Restored, RestoredMember, restore};
 pub(crate) use save::STORAGE_VERSION;
 pub use save::save;
-pub use source::SourceError;
+pub use source::{SourceError, check_sum};
 pub use status::{SnapshotStatus, status};
 
 /// Bytes of the checksum behind the bbolt file.

@@ -46,8 +46,11 @@ pub enum SourceError {
     },
 }
 
-/// Checks the SHA-256 at the end of the file.
-pub(crate) fn check_sum(file: &dyn DiskFile) -> Result<(), SourceError> {
+/// Checks the SHA-256 at the end of the file. Blocks.
+///
+/// # Errors
+/// [`SourceError::NoChecksum`] and [`SourceError::Checksum`], or what the disk says.
+pub fn check_sum(file: &dyn DiskFile) -> Result<(), SourceError> {
     let length = file.len().map_err(ReadError::Io)?;
     if length % SECTOR != CHECKSUM_BYTES {
         return Err(SourceError::NoChecksum);

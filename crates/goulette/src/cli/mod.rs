@@ -19,7 +19,10 @@ pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags, Stor
 pub(crate) use broker::BrokerFlags;
 pub(crate) use client::{ClientFlags, Mode, Place, PrintField};
 pub(crate) use config::{ConfigCommand, ConfigFlag, ShowFlags};
-pub(crate) use etcd::EtcdFlags;
+pub(crate) use etcd::{
+    ConnectFlags, DelFlags, EtcdFlags, EtcdTool, GetFlags, MemberTool, PutFlags, RestoreFlags, SnapshotTool,
+    ToolCommand,
+};
 pub(crate) use log::{DirFlags, DumpFlags, LogCommand};
 pub(crate) use logging::{LevelSetting, LoggingFlags};
 pub(crate) use sentinel::SentinelFlags;

@@ -6,6 +6,7 @@ use goulette_env::Env;
 use goulette_etcd::{Config, EtcdServer, config};
 use goulette_logging::{Chain, Format, Level, Options, close, error, info, init_with};
 
+use super::etcd_tool;
 use crate::{cli::EtcdFlags, exit::Failure, signals};
 
 pub(crate) async fn run(flags: EtcdFlags) -> Result<(), Failure> {
@@ -18,6 +19,7 @@ pub(crate) async fn run(flags: EtcdFlags) -> Result<(), Failure> {
             print!("{}", config::help());
             return Ok(());
         }
+        _ if etcd_tool::is_tool(&flags.args) => return etcd_tool::run(&flags.args).await,
         _ => {}
     }
     let config = Config::parse(&flags.args, |name| env::var(name).ok(), read_file).map_err(Failure::usage)?;

@@ -6,6 +6,7 @@ mod broker;
 mod client;
 mod config;
 mod etcd;
+mod etcd_tool;
 mod log;
 mod sentinel;
 mod service;

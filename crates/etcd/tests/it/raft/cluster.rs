@@ -105,6 +105,7 @@ impl Cluster {
             election_timeout: Duration::from_millis(500),
             snapshot_count: self.snapshot_count,
             catch_up_entries: self.snapshot_count / 2,
+            tls: None,
         }
     }
 
