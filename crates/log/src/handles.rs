@@ -177,16 +177,17 @@ impl Handle {
         slot.durable = slot.durable.max(mark.0);
     }
 
-    /// Lets go of descriptor and index, if nothing is unsynced. Whoever reads from the file holds on to it for so long.
+    /// Lets go of descriptor and index, if nothing is unsynced and nobody looks into the index: who does may be waiting for
+    /// the caller's lock. Whoever reads from the file holds on to it for so long.
     fn release(&self) -> bool {
+        let Ok(mut index) = self.index.try_lock() else { return false };
         let mut slot = lock(&self.slot);
         if slot.is_dirty() {
             return false;
         }
         slot.file = None;
-        drop(slot);
         if self.sealed.load(Ordering::Acquire) {
-            *lock(&self.index) = None;
+            *index = None;
         }
         true
     }
@@ -276,6 +277,19 @@ mod tests {
         assert!(handle.unsynced().is_some() && !handle.release());
         handle.sync().unwrap();
         assert!(handle.unsynced().is_none() && handle.release());
+    }
+
+    #[test]
+    fn a_handle_whose_index_is_in_use_is_kept() {
+        let world = World::new(1);
+        world.read(0);
+        let in_use = lock(&world.all[0].index);
+        // Twice: the first look only takes note that it was used.
+        (1..4).for_each(|number| world.read(number));
+        assert!(is_open(&world.all[0]));
+        drop(in_use);
+        (4..7).for_each(|number| world.read(number));
+        assert!(!is_open(&world.all[0]));
     }
 
     #[test]

@@ -60,6 +60,10 @@ impl State {
     /// Whether a fragment of which the state knows nothing is the remains of one that went in order, or was never needed.
     fn is_needless(&self, number: u32, base: Offset, lost: bool) -> bool {
         let behind = self.fragments.partition_point(|kept| kept.state.number < number);
+        if self.fragments.get(behind).is_some_and(|kept| kept.state.number == number) {
+            // Numbers are unique: somebody else made it.
+            return false;
+        }
         match self.fragments.get(behind).map(|kept| kept.state.base) {
             // Retention takes the oldest.
             Some(next) if behind == 0 && base < next => true,
