@@ -5,6 +5,8 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::ioctl;
@@ -68,8 +70,18 @@ impl Volume {
 
     /// The machine comes back: whoever had files open must be gone.
     pub(crate) fn remount(&self) {
-        run("umount", &[&self.mounted_at]);
-        self.mount();
+        let deadline = Instant::now() + crate::cluster::PATIENCE;
+        loop {
+            run("umount", &[&self.mounted_at]);
+            self.mount();
+            // A mount namespace that somebody makes while the image is mounted (a container, `ip netns exec`) has a copy
+            // of the mount, and keeps the dead file system alive: mounted again, it is still dead.
+            match File::open(&self.mounted_at).and_then(|root| root.sync_all()) {
+                Ok(()) => return,
+                Err(error) => assert!(Instant::now() < deadline, "the file system stays dead: {error}"),
+            }
+            thread::sleep(Duration::from_millis(100)); // Until they are gone.
+        }
     }
 
     pub(crate) fn unmount(self) {
