@@ -11,6 +11,7 @@ mod crash;
 mod damage;
 mod direct;
 mod full;
+mod golden;
 mod inspect;
 mod loss;
 mod real_disk;
