@@ -12,7 +12,7 @@ use goulette_env::{
     Disk, OpenMode,
     sim::{SimDisk, Unsynced},
 };
-use goulette_log::{Inspection, Log, LogOptions, Roll, Selection, WalOptions};
+use goulette_log::{Inspection, Log, LogOptions, ReadError, Roll, Selection, SpaceOptions, WalOptions};
 use goulette_records::{BatchBuilder, Compression, Limits};
 use goulette_types::{LeaderEpoch, Offset, PartitionId, PartitionIndex, Timestamp, TopicId};
 use libfuzzer_sys::fuzz_target;
@@ -24,6 +24,7 @@ fn options() -> LogOptions {
     LogOptions {
         wal: WalOptions { segment_bytes: 16 << 10, prepare_inline: true, ..WalOptions::default() },
         roll: Roll { bytes: 1 << 10, ..defaults.roll },
+        space: SpaceOptions { free_bytes_min: Some(0), ballast_bytes: Some(0) },
         background: false,
         ..defaults
     }
@@ -89,14 +90,19 @@ fuzz_target!(|input: (bool, Vec<(u8, u16, Vec<u8>)>)| {
     let Ok((log, _)) = Log::open(disk.env(), Path::new(DIR), options()) else { return };
     for partition in log.partitions() {
         let mut from = partition.start();
-        while let Ok(batches) = partition.read(from, Offset::MAX, 1 << 20)
-            && let Some(last) = batches.last()
-        {
-            assert!(last.next_offset() > from);
-            from = last.next_offset();
+        loop {
+            let next = match partition.read(from, Offset::MAX, 1 << 20) {
+                Ok(batches) => batches.last().map(|last| last.next_offset()),
+                Err(ReadError::Corrupt { next, .. }) => next,
+                Err(_) => None,
+            };
+            let Some(next) = next else { break };
+            assert!(next > from);
+            from = next;
         }
         let _ = partition.offset_at(Timestamp(7));
     }
+    log.scrub();
     let _ = log.close();
 });
 

@@ -32,6 +32,7 @@ mod read;
 mod tail_cache;
 
 mod checkpointer;
+mod clock_watch;
 mod fragment_pool;
 mod recovery;
 mod retention;

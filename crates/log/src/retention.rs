@@ -4,7 +4,8 @@
 //! readers below are told so; the files go only behind the checkpoint that knows it (`checkpointer`). Only fragments that
 //! are sealed and have a successor are ever removed: a partition's last fragment stays.
 //!
-//! Ages are told by the wall clock, which may be wrong all of a sudden; so [`ClockWatch`] compares it with the monotonic one.
+//! Ages are told by the wall clock, which may be wrong all of a sudden; so [`ClockWatch`](crate::clock_watch) compares it
+//! with the monotonic one.
 
 use std::{
     sync::{Arc, mpsc::Receiver},
@@ -24,6 +25,9 @@ use crate::{
     lock,
     partition::{Kept, Partition, State},
 };
+
+/// How often is looked while the disk is full.
+const FULL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is kept of a partition; none: no limit. A fragment goes as soon as one of the two allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,7 @@ pub(crate) fn retain(engine: &Engine, events: &mut Vec<RetentionEvent>) -> Resul
     // Read once: the time that was found good is the one that is used.
     let wall = engine.wall();
     events.extend(watch.look(engine.env.clock.now(), wall));
+    watch.store(engine);
     let now = watch.is_trusted().then_some(wall);
     let mut ordered = Vec::new();
     for partition in engine.partitions() {
@@ -230,64 +235,5 @@ impl State {
         self.changed = true;
         self.removed.extend(self.fragments.drain(..count).map(|kept| kept.fragment));
         Some(bytes)
-    }
-}
-
-/// Tells whether the wall clock can be trusted, by comparing it with the monotonic one from look to look.
-#[derive(Debug)]
-pub(crate) struct ClockWatch {
-    /// Both clocks when they last agreed.
-    monotonic: Duration,
-    wall: Timestamp,
-    trusted: bool,
-}
-
-/// How often is looked while the disk is full.
-const FULL_INTERVAL: Duration = Duration::from_secs(1);
-
-/// More than anybody corrects a clock by in small steps, less than any retention.
-const JUMP_MS: i64 = 60_000;
-
-impl ClockWatch {
-    pub(crate) fn new(monotonic: Duration, wall: Timestamp) -> Self {
-        Self { monotonic, wall, trusted: true }
-    }
-
-    pub(crate) fn is_trusted(&self) -> bool {
-        self.trusted
-    }
-
-    /// Compares the clocks. What was agreed upon moves along while they agree, so that a slow drift is none.
-    fn look(&mut self, monotonic: Duration, wall: Timestamp) -> Option<RetentionEvent> {
-        let elapsed_ms = i64::try_from(monotonic.saturating_sub(self.monotonic).as_millis()).unwrap_or(i64::MAX);
-        let jump_ms = wall.0.saturating_sub(self.wall.0.saturating_add(elapsed_ms));
-        let agree = jump_ms.saturating_abs() <= JUMP_MS;
-        if agree {
-            (self.monotonic, self.wall) = (monotonic, wall);
-        }
-        match (std::mem::replace(&mut self.trusted, agree), agree) {
-            (true, false) => Some(RetentionEvent::Suspended { jump_ms }),
-            (false, true) => Some(RetentionEvent::Resumed),
-            _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_jump_of_the_wall_clock_is_said_once_and_over_when_it_jumps_back() {
-        let mut watch = ClockWatch::new(Duration::ZERO, Timestamp(1_000_000));
-        let mut look = |seconds, wall_ms| watch.look(Duration::from_secs(seconds), Timestamp(wall_ms));
-        assert_eq!(look(30, 1_030_000), None);
-        // A drift of a second per second, in looks that are half a minute apart.
-        assert_eq!((look(60, 1_090_000), look(90, 1_150_000)), (None, None));
-        assert_eq!(look(120, 1_180_000 + JUMP_MS + 1), Some(RetentionEvent::Suspended { jump_ms: JUMP_MS + 1 }));
-        assert_eq!(look(150, 1_210_000 + JUMP_MS + 1), None);
-        assert_eq!(look(180, 1_240_000), Some(RetentionEvent::Resumed));
-        assert_eq!(look(210, 0), Some(RetentionEvent::Suspended { jump_ms: -1_270_000 }));
-        assert_eq!(look(240, i64::MIN), None);
     }
 }

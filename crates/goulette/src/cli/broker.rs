@@ -45,6 +45,14 @@ pub(crate) struct BrokerFlags {
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(1024..=(1 << 29)))]
     pub(crate) batch_bytes_max: u32,
 
+    /// Batches are refused while fewer bytes are free on the disk [default: two WAL segments and 1 % of the volume, which counts as 64 MiB to 1 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) disk_free_bytes_min: Option<u64>,
+
+    /// Bytes of old fragments that are read in a second, at most, to see whether they are sound; 0: none
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    pub(crate) scrub_bytes_per_second: u64,
+
     #[command(flatten)]
     pub(crate) config: ConfigFlag,
 

@@ -62,6 +62,8 @@ fn options(flags: &BrokerFlags) -> Result<BrokerOptions, Failure> {
     options.advertise = service::advertised(&flags.address, flags.advertise.as_ref());
     options.limits.record_bytes_max = flags.record_bytes_max;
     options.limits.batch_bytes_max = flags.batch_bytes_max;
+    options.log.space.free_bytes_min = flags.disk_free_bytes_min;
+    options.log.scrub.bytes_per_second = flags.scrub_bytes_per_second;
     options.log.wal.sync = match flags.sync {
         SyncChoice::Always => SyncPolicy::Always,
         SyncChoice::Interval(interval) => SyncPolicy::Interval(interval),

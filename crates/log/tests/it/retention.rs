@@ -170,6 +170,59 @@ fn a_wall_clock_that_jumps_stops_removal_by_age_until_it_is_back() {
     assert_eq!(removed(&log.retain().unwrap()), [(3, 5)]);
 }
 
+/// What Linux tells of its start.
+fn boot(disk: &SimDisk, id: &str, uptime_s: u64) {
+    disk.env().disk.create_dir_all(Path::new("/proc/sys/kernel/random")).unwrap();
+    for (path, text) in
+        [("/proc/sys/kernel/random/boot_id", id.to_owned()), ("/proc/uptime", format!("{uptime_s}.25 77.00\n"))]
+    {
+        let file = disk.env().disk.open(Path::new(path), OpenMode::CreateOrOpen).unwrap();
+        file.set_len(0).unwrap();
+        file.write_all_at(text.as_bytes(), 0).unwrap();
+    }
+}
+
+#[test]
+fn a_wall_clock_that_jumps_across_a_restart_stops_removal_by_age_too() {
+    const WALL_MS: i64 = 1_700_000_000_000;
+    const HOUR_MS: i64 = 3_600_000;
+    const YEAR_MS: i64 = 8_760 * HOUR_MS;
+    // (Boot, hours of its uptime, the wall's time) when the log is opened again, and whether the oldest records go.
+    for (boot_then, uptime_h, wall_ms, suspended) in [
+        ("one", 1 + 48, WALL_MS + 48 * HOUR_MS, false),
+        ("one", 1 + 48, WALL_MS + YEAR_MS, true),
+        ("one", 1 + 48, WALL_MS - YEAR_MS, true),
+        // Nobody knows for how long the machine was off.
+        ("two", 1, WALL_MS + YEAR_MS, false),
+    ] {
+        let (disk, clock) = (SimDisk::from_seed(1), Arc::new(SimClock::new(WALL_MS)));
+        boot(&disk, "one", 3_600);
+        let log = at(&disk, &clock);
+        fill(&log.create_partition(id(1, 0), &topic("t")).unwrap(), 0..4);
+        log.flush().unwrap();
+        assert_eq!(log.retain().unwrap(), []);
+        log.close().unwrap();
+
+        let disk = disk.restart();
+        boot(&disk, boot_then, uptime_h * 3_600);
+        let clock = Arc::new(SimClock::new(wall_ms));
+        let log = at(&disk, &clock);
+        log.partition(id(1, 0)).unwrap().set_retention(by_age(DAY));
+        let events = log.retain().unwrap();
+        if !suspended {
+            assert_eq!(removed(&events), [(3, 3)]);
+            continue;
+        }
+        assert!(matches!(events[..], [RetentionEvent::Suspended { .. }]), "{events:?}");
+        // Another start says that the clock is right.
+        log.close().unwrap();
+        let log = at(&disk.restart(), &clock);
+        log.partition(id(1, 0)).unwrap().set_retention(by_age(DAY));
+        let events = log.retain().unwrap();
+        assert_eq!(removed(&events), if wall_ms > WALL_MS { vec![(3, 3)] } else { vec![] });
+    }
+}
+
 #[test]
 fn what_was_appended_while_the_clock_was_behind_is_as_young_as_what_came_before() {
     let (disk, clock) = (SimDisk::from_seed(1), Arc::new(SimClock::new(1_700_000_000_000)));
