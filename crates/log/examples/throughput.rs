@@ -7,7 +7,7 @@
 use std::{path::Path, sync::mpsc, time::Duration};
 
 use goulette_env::{Env, OpenMode};
-use goulette_log::{AppendError, Log, LogOptions};
+use goulette_log::{AppendError, Log, LogOptions, Retention};
 use goulette_records::{Batch, BatchBuilder, Compression, Limits};
 use goulette_types::{LeaderEpoch, Offset, PartitionId, PartitionIndex, Timestamp, TopicId};
 
@@ -26,10 +26,12 @@ fn main() {
     println!("opened: {report:?}");
     let id = PartitionId { topic: TopicId(1), index: PartitionIndex(0) };
     let partition = log.create_partition(id, &"throughput".parse().unwrap()).unwrap();
+    partition.set_retention(Retention { age: None, bytes: Some(1 << 30) });
     let batches: Vec<_> = (0..16).map(|_| random_batch(&env, batch_kib as usize)).collect();
     let bytes_each = batches[0].encoded_bytes() as u64;
     let count = megabytes * 1_000_000 / bytes_each;
 
+    let written = written_bytes(&env);
     let (answer, answers) = mpsc::channel();
     let (mut waiting, mut busy, mut latencies) = (0, 0u64, Vec::new());
     let started = env.clock.now();
@@ -74,6 +76,8 @@ fn main() {
         }
     }
     let produced = rate(latencies.len() as u64 * bytes_each, env.clock.now() - started);
+    let written = (written_bytes(&env) - written) as f64 / (latencies.len() as u64 * bytes_each) as f64;
+    println!("written per byte: {written:.2}");
     latencies.sort_unstable();
     let percentile = |of: usize| latencies[(latencies.len() - 1) * of / 1_000];
     println!(
@@ -85,7 +89,7 @@ fn main() {
     );
 
     let started = env.clock.now();
-    let (mut from, mut bytes) = (Offset::ZERO, 0);
+    let (mut from, mut bytes) = (partition.start(), 0);
     loop {
         let read = partition.read(from, Offset::MAX, 1 << 20).unwrap();
         let Some(last) = read.last() else { break };
@@ -100,6 +104,15 @@ fn main() {
 
 fn rate(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e6 / took.as_secs_f64()
+}
+
+/// What the kernel has accounted to this process.
+fn written_bytes(env: &Env) -> u64 {
+    let mut text = [0; 512];
+    let file = env.disk.open(Path::new("/proc/self/io"), OpenMode::Read).unwrap();
+    let count = file.read_at(&mut text, 0).unwrap();
+    let text = String::from_utf8_lossy(&text[..count]).into_owned();
+    text.lines().find_map(|line| line.strip_prefix("write_bytes: ")).map_or(0, |bytes| bytes.parse().unwrap())
 }
 
 fn random_batch(env: &Env, kib: usize) -> Batch {

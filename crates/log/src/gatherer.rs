@@ -25,10 +25,11 @@ use crate::{
 const FATTEST: usize = 4;
 /// Runs of a partition under way at a time: one is synced while the next is written.
 const DEPTH: usize = 2;
-/// Bytes of a run; more only if a batch alone has more.
-const RUN_BYTES: usize = 4 << 20;
+/// Bytes of a run; more only if a batch alone has more. Runs grow with what waits, so this only bounds what one sync covers.
+/// Short ones cost: the page in which two of them meet, which may be a large one, is written twice.
+const RUN_BYTES: usize = 16 << 20;
 /// Batches of a run.
-const RUN_BATCHES: usize = 1024;
+const RUN_BATCHES: usize = 8192;
 /// Room that is reserved in a fragment at a time.
 const STEP_BYTES: u32 = 16 << 20;
 /// How long nothing goes directly after there was no room for it.
