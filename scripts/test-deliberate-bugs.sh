@@ -10,9 +10,9 @@ no_salt                                   goulette-wal  damage::
 sync_retried                              goulette-wal  crash::
 no_page_drop                              goulette-wal  crash::
 segment_recycled_before_its_name_is_gone  goulette-wal  crash::
-reference_before_fragment_sync            goulette-log  crash::
-recycle_before_directory_sync             goulette-log  crash::
-checkpoint_before_fragment_sync           goulette-log  crash::
+reference_before_fragment_sync            goulette-log  crash::batches
+recycle_before_directory_sync             goulette-log  crash::what_is_written
+checkpoint_before_fragment_sync           goulette-log  crash::every
 '
 
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/deliberate-bugs CARGO_INCREMENTAL=0
