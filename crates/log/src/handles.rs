@@ -78,7 +78,7 @@ impl Handles {
             if open.len() <= self.max {
                 return None;
             }
-            let Some(oldest) = open.pop_front() else { return None };
+            let oldest = open.pop_front()?;
             let Some(oldest) = oldest.upgrade() else { continue };
             if oldest.used.swap(false, Ordering::Relaxed) || !oldest.release() {
                 open.push_back(Arc::downgrade(&oldest));
@@ -94,6 +94,9 @@ impl Handles {
         kept
     }
 }
+
+/// An open file, and a handle that a writer must sync before it can be let go.
+type Opened = (Arc<dyn DiskFile>, Option<Arc<Handle>>);
 
 impl Handle {
     /// The open file; `open` opens it if it is not.
@@ -136,7 +139,7 @@ impl Handle {
         self: &Arc<Self>,
         handles: &Handles,
         open: impl FnOnce() -> io::Result<Box<dyn DiskFile>>,
-    ) -> io::Result<(Arc<dyn DiskFile>, Option<Arc<Handle>>)> {
+    ) -> io::Result<Opened> {
         self.used.store(true, Ordering::Relaxed);
         let mut slot = lock(&self.slot);
         if let Some(file) = &slot.file {
