@@ -8,7 +8,7 @@ use std::{
 };
 
 use goulette_admin_http::AdminServer;
-use goulette_env::Env;
+use goulette_env::{Env, VolumeKind};
 use goulette_log::{
     FlushError, Identity, JoinError, Log, OpenError, QuarantinedRange, REMEMBERED_BATCHES, RecoveryReport,
     RetentionEvent, SpaceEvent,
@@ -220,11 +220,26 @@ fn open(options: &BrokerOptions, env: &Env) -> Result<Log, OpenError> {
     for path in set_aside {
         warn!("set aside what nothing refers to, nothing of it was deleted: {}", path.display());
     }
+    warn_of_volume(env, options);
     log.on_retention(Arc::new(say));
     let broker = options.id.clone();
     log.on_quarantine(Arc::new(say_of_damage));
     log.on_space(Arc::new(move |event| say_of_space(&broker, event)));
     Ok(log)
+}
+
+/// Says so where the data lies on something that cannot keep what this broker promises.
+fn warn_of_volume(env: &Env, options: &BrokerOptions) {
+    let dir = options.data_dir.display();
+    match env.disk.volume_kind(&options.data_dir) {
+        Ok(VolumeKind::Memory) => warn!(
+            "{dir} is on a file system in memory: a restart of the machine loses all of it, acknowledged or not; give a              -data on a disk"
+        ),
+        Ok(VolumeKind::Network) => warn!(
+            "{dir} is on a network file system: whether what it says to have synced is durable, and whether it tells of              failed writes, is up to its server; give a -data on a disk of this machine"
+        ),
+        Ok(VolumeKind::Disk) | Err(_) => {}
+    }
 }
 
 /// What retention did goes to the log file.
