@@ -100,6 +100,7 @@ impl Cluster {
     }
 
     /// Leaves the folder as it is if the test fails, for someone to look at.
+    #[allow(dead_code, reason = "of the test programs that share this file not all need it")]
     pub(crate) fn keep_when_failing(&mut self) {
         self.keep_when_failing = true;
     }
