@@ -288,6 +288,6 @@ async fn a_damaged_fragment_is_told_and_what_is_behind_it_still_comes() {
             (skipped_to, read) = (frame.skip_to, 0);
         }
     }
-    assert_eq!(skipped_to, Some(4), "the next fragment");
+    assert_eq!(skipped_to, Some(3), "the next sound batch");
     broker.stop().await.unwrap();
 }
