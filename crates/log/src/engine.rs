@@ -306,7 +306,9 @@ impl Engine {
         let wal = self.replay_bytes() < self.options.wal_bytes_max;
         if !memory || !wal {
             self.take_back(bytes);
-            self.flush_queue.hurry();
+            if !memory {
+                self.flush_queue.hurry(self.env.clock.now());
+            }
             return Err(AppendError::Busy);
         }
         Ok(())
@@ -348,7 +350,7 @@ impl Engine {
         }
         self.checkpoint_trigger.pull();
         self.retention_trigger.pull();
-        self.flush_queue.hurry();
+        self.flush_queue.hurry(self.env.clock.now());
         for listener in &*lock(&self.poison_listeners) {
             listener(&reason);
         }

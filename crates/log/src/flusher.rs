@@ -48,7 +48,8 @@ struct Lists {
     ready: VecDeque<Arc<Partition>>,
     /// With the time at which each was put here; oldest first.
     aging: VecDeque<(Duration, Arc<Partition>)>,
-    hurry: bool,
+    /// What was put into `aging` until then is as good as ready.
+    hurried: Duration,
     stopped: bool,
 }
 
@@ -80,15 +81,16 @@ impl FlushQueue {
         self.changed.notify_one();
     }
 
-    /// Somebody waits for memory: what ages is as good as ready.
-    pub(crate) fn hurry(&self) {
-        lock(&self.lists).hurry = true;
+    /// Somebody waits for memory: what ages now is as good as ready. What comes later is not: a partition that has just
+    /// been flushed would be flushed again for a few batches, and each such write costs a page that is written twice.
+    pub(crate) fn hurry(&self, now: Duration) {
+        lock(&self.lists).hurried = now;
         self.changed.notify_one();
     }
 
     /// Hurrying does not help: what ages takes its time.
     fn calm(&self) {
-        lock(&self.lists).hurry = false;
+        lock(&self.lists).hurried = Duration::ZERO;
     }
 
     /// Nobody is flushed from here on, and what waits is let go: a partition holds the engine, and that the queue.
@@ -109,16 +111,12 @@ impl FlushQueue {
                 return Some(partition);
             }
             let now = engine.env.clock.now();
-            let due = lists.aging.front().map(|(since, _)| (*since + age).saturating_sub(now));
-            let wait = match due {
-                Some(due) if due.is_zero() || lists.hurry => {
+            let wait = match lists.aging.front() {
+                Some(&(since, _)) if since <= lists.hurried || since + age <= now => {
                     return lists.aging.pop_front().map(|(_, partition)| partition);
                 }
-                Some(due) => due,
-                None => {
-                    lists.hurry = false;
-                    IDLE
-                }
+                Some(&(since, _)) => since + age - now,
+                None => IDLE,
             };
             lists = self.changed.wait_timeout(lists, wait).expect("nobody panics while holding a lock").0;
         }

@@ -38,7 +38,7 @@ pub struct LogOptions {
     pub tail_cache_bytes: usize,
     /// Bytes that a partition gathers before they are written to its fragment at once. 1 MiB.
     pub flush_bytes: usize,
-    /// How long fewer bytes than that may wait. 100 ms.
+    /// How long fewer bytes than that may wait. 1 s: they are durable in the WAL, and wait in memory only.
     pub flush_age: Duration,
     /// A checkpoint is taken when the WAL has grown by these bytes since the last one. 256 MiB.
     ///
@@ -82,7 +82,7 @@ impl Default for LogOptions {
             direct_bytes: 128 << 10,
             tail_cache_bytes: 64 << 20,
             flush_bytes: 1 << 20,
-            flush_age: Duration::from_millis(100),
+            flush_age: Duration::from_secs(1),
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(60),
             fragment_handles_max: 4_096,
