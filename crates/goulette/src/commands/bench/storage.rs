@@ -31,11 +31,9 @@ use crate::{
     output::{Output, Table, print, print_json},
 };
 
-/// What a steady topic keeps, and what it has had before it is measured.
+/// What a steady topic keeps, and what every log has had before it is measured.
 const KEPT_BYTES: u64 = 2 << 30;
 const FIRST_BYTES: u64 = 3 << 30;
-/// What other loads have had before they are measured.
-const WARM_BYTES: u64 = 3 << 30;
 /// Payload that may be on its way, and appends at least.
 const IN_FLIGHT_BYTES: usize = 8 << 20;
 const IN_FLIGHT_MIN: usize = 256;
@@ -129,7 +127,7 @@ impl Bench {
     /// fragments grow.
     fn warm(&self, dir: &Path, load: Load) -> Result<Figures, String> {
         let (log, partitions) = self.open(dir, load, Retention::FOREVER)?;
-        let first = ((3 * self.bytes).min(WARM_BYTES) / (load.record_bytes * load.per_batch) as u64).max(1);
+        let first = (FIRST_BYTES.min(3 * self.bytes) / (load.record_bytes * load.per_batch) as u64).max(1);
         append(&partitions, &self.batch(load)?, first, load.in_flight())?;
         log.flush().and_then(|()| log.checkpoint()).map_err(|error| error.to_string())?;
         let figures = self.measure("warm", dir, &log, &partitions, load, self.bytes, FileKind::Preallocated)?;
