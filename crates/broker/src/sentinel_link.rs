@@ -307,5 +307,6 @@ pub(crate) fn registration(node: &Node) -> pb::RegisterBrokerRequest {
             .filter_map(|partition| partition.log().highest_producer())
             .max()
             .map_or(0, |id| id.0),
+        ..Default::default()
     }
 }

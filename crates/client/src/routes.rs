@@ -180,8 +180,13 @@ async fn ask(
     create: bool,
 ) -> Result<Arc<TopicRoutes>, ClientError> {
     let revision_min = known.as_ref().map_or(0, |routes| routes.revision.0);
-    let request =
-        pb::GetBrokersRequest { topic: topic.to_string(), unreachable_brokers: unreachable, revision_min, create };
+    let request = pb::GetBrokersRequest {
+        topic: topic.to_string(),
+        unreachable_brokers: unreachable,
+        revision_min,
+        create,
+        ..Default::default()
+    };
     let answer = client
         .sentinel_call(|mut sentinel| {
             let request = request.clone();
@@ -237,6 +242,7 @@ mod tests {
             revision: 7,
             topic: Some(pb::Topic { name: "t".into(), id: vec![1; 16].into(), partitions, ..Default::default() }),
             brokers: vec![pb::BrokerAddress { id: "b1".into(), address: "127.0.0.1:1".into() }],
+            ..Default::default()
         }
     }
 

@@ -9,6 +9,14 @@ use tonic::{Code, Status, metadata::MetadataValue};
 /// The trailer that carries the kind's name.
 pub const KIND_TRAILER: &str = "goulette-error-kind";
 
+/// The trailer in which a sentinel that does not lead names the address of the one that does, `host:port`.
+pub const LEADER_TRAILER: &str = "goulette-leader";
+
+/// The leading sentinel's address, where a refusal names it.
+pub fn leader_of(status: &Status) -> Option<String> {
+    status.metadata().get(LEADER_TRAILER)?.to_str().ok().map(ToOwned::to_owned)
+}
+
 /// The status that tells `kind` and `message` to any gRPC client.
 pub fn to_status(kind: ErrorKind, message: impl Into<String>) -> Status {
     let mut status = Status::new(code(kind), message);

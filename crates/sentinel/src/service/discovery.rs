@@ -66,5 +66,6 @@ fn answer(context: &Context, name: &TopicName) -> Result<pb::GetBrokersResponse,
         revision: catalog.revision().0,
         topic: Some(wire::topic(&catalog, name, topic)),
         brokers: wire::brokers(&catalog, topic),
+        ..Default::default()
     })
 }

@@ -23,6 +23,9 @@ pub(super) fn topic(catalog: &Catalog, name: &TopicName, topic: &TopicRecord) ->
             partition_epoch: partition.partition_epoch.0,
             replicas: partition.replicas.iter().map(ToString::to_string).collect(),
             offline,
+            isr: partition.isr.iter().map(|member| member.broker.to_string()).collect(),
+            min_insync_replicas: 1,
+            ..Default::default()
         }
     });
     pb::Topic {

@@ -115,6 +115,7 @@ impl FakeBroker {
             version: "test".to_owned(),
             held: self.held.clone(),
             producer_id_max: self.producer_id_max,
+            ..Default::default()
         }
     }
 

@@ -44,6 +44,7 @@ impl Sentinel for FakeSentinel {
                 ..Default::default()
             }),
             brokers: state.brokers.iter().map(address).collect(),
+            ..Default::default()
         }))
     }
 
