@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use goulette_proto::pb::{admin_client::AdminClient, broker_client::BrokerClient, sentinel_client::SentinelClient};
+use goulette_proto::pb::{
+    admin_client::AdminClient, broker_client::BrokerClient, cluster_client::ClusterClient,
+    sentinel_client::SentinelClient,
+};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{ClientError, ClientOptions};
@@ -51,6 +54,11 @@ pub(crate) fn data(address: &str, options: &ClientOptions) -> Result<Channel, Cl
 /// The sentinel's service over `channel`.
 pub(crate) fn sentinel(channel: Channel) -> SentinelClient<Channel> {
     SentinelClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// The sentinel's service for people over `channel`.
+pub(crate) fn cluster(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// The broker's service over `channel`.

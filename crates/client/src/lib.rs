@@ -32,6 +32,7 @@
 mod admin;
 mod backoff;
 mod client;
+mod cluster;
 mod connection;
 mod consumer;
 mod error;
@@ -41,6 +42,7 @@ mod routes;
 pub use admin::{Admin, TopicChange, TopicDescription, TopicSpec};
 pub use backoff::Backoff;
 pub use client::{Client, ClientOptions, PartitionOffsets};
+pub use cluster::{Cluster, ExportError};
 pub use consumer::{
     ConsumeError, Consumer, ConsumerOptions, ConsumerRecord, Partitions, RecordBatch, ResetPolicy, Start,
 };

@@ -10,6 +10,7 @@ mod argv;
 mod cli;
 mod commands;
 mod exit;
+mod notify;
 mod open_files;
 mod output;
 mod progress;

@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod broker;
 mod client;
+mod cluster;
 mod config;
 mod etcd;
 mod log;
@@ -18,6 +19,7 @@ pub(crate) use admin::{AddressFlags, LogLevelFlags};
 pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags, StorageFlags, StorageLoads};
 pub(crate) use broker::BrokerFlags;
 pub(crate) use client::{ClientFlags, Mode, Place, PrintField};
+pub(crate) use cluster::{AdoptFlags, ClusterCommand, ExportFlags, ImportFlags, OplogFlags, StatusFlags};
 pub(crate) use config::{ConfigCommand, ConfigFlag, ShowFlags};
 pub(crate) use etcd::{
     ConnectFlags, DelFlags, EtcdFlags, EtcdTool, GetFlags, MemberTool, PutFlags, RestoreFlags, SnapshotTool,
@@ -74,6 +76,11 @@ pub(crate) enum Command {
     /// Create, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Look at the cluster as a whole, and move its metadata
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Show the operation log: every change of brokers, topics and partitions, with its id and time
+    Oplog(OplogFlags),
     /// Check a settings file, or show the settings that a role would run with
     ///
     /// Flags beat variables, which beat the file that -config names, which beats the defaults. The variable of -log-level is

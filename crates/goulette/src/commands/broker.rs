@@ -11,7 +11,7 @@ use super::service::{self, STOP_DEADLINE};
 use crate::{
     cli::{AdminAddress, BrokerFlags, SyncChoice, VERSION},
     exit::Failure,
-    open_files,
+    notify, open_files,
     signals::Stop,
 };
 
@@ -33,6 +33,7 @@ async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
             return Ok(());
         }
     };
+    notify::ready();
     service::announce(
         &format!("broker {} listens on {}", flags.id, broker.address()),
         &flags.logging,
@@ -42,6 +43,7 @@ async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
         () = stop.wished() => None,
         reason = broker.stopped() => Some(reason),
     };
+    notify::stopping();
     let stopped = timeout(STOP_DEADLINE, broker.stop()).await;
     match (reason, stopped) {
         (Some(reason), _) => Err(Failure::failed(format_args!("broker {} stopped: {reason}", flags.id))),

@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod broker;
 mod client;
+mod cluster;
 mod config;
 mod etcd;
 mod etcd_tool;
@@ -27,6 +28,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Etcd(flags) => etcd::run(flags).await,
         Command::Client(flags) => client::run(flags).await,
         Command::Topic(command) => topic::run(command).await,
+        Command::Cluster(command) => cluster::run(command).await,
+        Command::Oplog(flags) => cluster::oplog(flags).await,
         Command::Config(command) => config::run(command),
         Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command).await,

@@ -158,7 +158,7 @@ fn replicas(topic: &pb::Topic) -> String {
     format!("{have} of {}", topic.replication_factor_wanted)
 }
 
-fn topic_json(topic: &pb::Topic) -> Value {
+pub(super) fn topic_json(topic: &pb::Topic) -> Value {
     let partition = |partition: &pb::Partition| {
         json!({
             "index": partition.index,
