@@ -13,7 +13,12 @@ const ETCD: [&str; 4] = [
 ];
 /// What the members of an embedded etcd cluster say to each other: no public interface, so not in the reflection.
 const RAFT: [&str; 1] = ["goulette/raft/v1/raft.proto"];
-const FILES: [&str; 3] = ["goulette/v1/common.proto", "goulette/v1/sentinel.proto", "goulette/v1/broker.proto"];
+const FILES: [&str; 4] = [
+    "goulette/v1/common.proto",
+    "goulette/v1/sentinel.proto",
+    "goulette/v1/broker.proto",
+    "goulette/v1/replication.proto",
+];
 
 #[allow(clippy::disallowed_methods, reason = "a build script writes its output")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -69,6 +69,20 @@ impl sentinel_server::Sentinel for SentinelService {
         Ok(Response::new(Box::pin(membership::heartbeat(Arc::clone(&self.0), request.into_inner()))))
     }
 
+    async fn propose_isr(&self, _: Request<pb::ProposeIsrRequest>) -> Result<Response<pb::ProposeIsrResponse>, Status> {
+        Err(goulette_proto::status::to_status(
+            goulette_types::ErrorKind::Unsupported,
+            "this sentinel keeps one replica of each partition",
+        ))
+    }
+
+    async fn hand_over(&self, _: Request<pb::HandOverRequest>) -> Result<Response<pb::HandOverResponse>, Status> {
+        Err(goulette_proto::status::to_status(
+            goulette_types::ErrorKind::Unsupported,
+            "this sentinel keeps one replica of each partition",
+        ))
+    }
+
     async fn init_producer(
         &self,
         request: Request<pb::InitProducerRequest>,

@@ -91,6 +91,7 @@ impl FakeSentinel {
             partition_epoch: 1,
             config: Default::default(),
             partitions,
+            ..Default::default()
         };
         self.order(|orders| orders.assignments.push(assignment)).await;
         id
@@ -223,6 +224,14 @@ impl Sentinel for Service {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+    }
+
+    async fn propose_isr(&self, _: Request<pb::ProposeIsrRequest>) -> Result<Response<pb::ProposeIsrResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn hand_over(&self, _: Request<pb::HandOverRequest>) -> Result<Response<pb::HandOverResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
     }
 
     async fn get_brokers(&self, _: Request<pb::GetBrokersRequest>) -> Result<Response<pb::GetBrokersResponse>, Status> {

@@ -59,5 +59,6 @@ pub(super) fn assignment(assignment: Assignment) -> pb::Assignment {
         partition_epoch: assignment.partition_epoch.0,
         config: assignment.config.into_iter().collect::<HashMap<_, _>>(),
         partitions: assignment.partitions,
+        ..Default::default()
     }
 }

@@ -89,6 +89,14 @@ impl Sentinel for FakeSentinel {
         Err(Status::unimplemented("fake"))
     }
 
+    async fn propose_isr(&self, _: Request<pb::ProposeIsrRequest>) -> Result<Response<pb::ProposeIsrResponse>, Status> {
+        Err(Status::unimplemented("fake"))
+    }
+
+    async fn hand_over(&self, _: Request<pb::HandOverRequest>) -> Result<Response<pb::HandOverResponse>, Status> {
+        Err(Status::unimplemented("fake"))
+    }
+
     async fn create_topic(
         &self,
         request: Request<pb::CreateTopicRequest>,
