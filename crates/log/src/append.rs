@@ -65,7 +65,6 @@ impl Partition {
         mut batch: Batch,
         done: AppendDone,
     ) -> Result<(), (AppendDone, Result<Appended, AppendError>)> {
-        let engine = self.engine();
         if let Err(refusal) = self.check_open(state).and_then(|()| state.check_epoch(epoch)) {
             return Err((done, Err(refusal)));
         }
@@ -78,14 +77,26 @@ impl Partition {
             Ok(Some((_, appended))) => return Err((done, Ok(appended))),
             Err(refusal) => return Err((done, Err(refusal))),
         }
+        batch.assign(state.next, epoch);
+        self.hand_over(state, batch, epoch, done).map_err(|(done, refusal)| (done, Err(refusal)))
+    }
+
+    /// Hands a batch that has its offset, which is the next one, and its epoch to the WAL.
+    pub(crate) fn hand_over(
+        self: &Arc<Self>,
+        state: &mut State,
+        batch: Batch,
+        epoch: LeaderEpoch,
+        done: AppendDone,
+    ) -> Result<(), (AppendDone, AppendError)> {
+        let engine = self.engine();
         let bytes = batch.encoded_bytes();
         if bytes > MAX_BATCH_BYTES {
-            return Err((done, Err(AppendError::TooLarge { bytes })));
+            return Err((done, AppendError::TooLarge { bytes }));
         }
         if let Err(refusal) = engine.reserve(bytes) {
-            return Err((done, Err(refusal)));
+            return Err((done, refusal));
         }
-        batch.assign(state.next, epoch);
         let appended = engine.wall();
         let active = state.place(bytes as u32, appended);
         let stored =
@@ -101,7 +112,7 @@ impl Partition {
                 engine.take_back(bytes);
                 let error = refused(engine, &refusal, bytes);
                 match refusal.into_inner().tag {
-                    Tag::Append(appending) => Err((appending.done, Err(error))),
+                    Tag::Append(appending) => Err((appending.done, error)),
                     _ => unreachable!("the tag that was handed in"),
                 }
             }
@@ -137,7 +148,7 @@ impl Partition {
         done(Err(error));
     }
 
-    fn check_open(&self, state: &State) -> Result<(), AppendError> {
+    pub(crate) fn check_open(&self, state: &State) -> Result<(), AppendError> {
         if let Some(reason) = self.engine().poisoned() {
             return Err(AppendError::Closed { reason });
         }
@@ -180,7 +191,7 @@ fn refused(engine: &Engine, refusal: &WalRefusal<Entry<Tag>>, bytes: usize) -> A
 }
 
 impl State {
-    fn check_epoch(&self, given: LeaderEpoch) -> Result<(), AppendError> {
+    pub(crate) fn check_epoch(&self, given: LeaderEpoch) -> Result<(), AppendError> {
         match self.epochs.last() {
             Some(current) if given < current => Err(AppendError::Fenced { given, current }),
             _ => Ok(()),

@@ -47,6 +47,12 @@ pub(crate) enum Tag {
         cut: Cut,
         done: ChangeDone,
     },
+    Restart {
+        partition: Arc<Partition>,
+        start: Offset,
+        fragment_next: u32,
+        done: ChangeDone,
+    },
 }
 
 impl Tag {
@@ -55,9 +61,10 @@ impl Tag {
         match self {
             Tag::Append(appending) => Some(appending.partition.id()),
             Tag::Reference(run) => run.first().map(|appending| appending.partition.id()),
-            Tag::Position { partition, .. } | Tag::Remove { partition, .. } | Tag::Truncate { partition, .. } => {
-                Some(partition.id())
-            }
+            Tag::Position { partition, .. }
+            | Tag::Remove { partition, .. }
+            | Tag::Truncate { partition, .. }
+            | Tag::Restart { partition, .. } => Some(partition.id()),
             Tag::Create { .. } | Tag::Delete { .. } => None,
         }
     }
@@ -127,6 +134,12 @@ impl Applier {
                 self.engine.note_removed(bytes);
                 self.answers.push(Answer::Change(done));
             }
+            Tag::Restart { partition, start, fragment_next, done } => {
+                let bytes = lock(partition.state()).restart(start, fragment_next);
+                self.engine.note_removed(bytes);
+                self.engine.quarantine.forget_fragments(&partition, fragment_next);
+                self.answers.push(Answer::Change(done));
+            }
         }
     }
 
@@ -183,9 +196,11 @@ pub(crate) fn fail(tag: Tag, reason: &Arc<str>) {
         Tag::Append(appending) => (appending.done)(Err(unknown())),
         Tag::Reference(run) => run.into_iter().for_each(|appending| (appending.done)(Err(unknown()))),
         Tag::Position { done, .. } => done(Err(unknown())),
-        Tag::Create { done, .. } | Tag::Delete { done, .. } | Tag::Remove { done, .. } | Tag::Truncate { done, .. } => {
-            done(Err(reason.clone()));
-        }
+        Tag::Create { done, .. }
+        | Tag::Delete { done, .. }
+        | Tag::Remove { done, .. }
+        | Tag::Truncate { done, .. }
+        | Tag::Restart { done, .. } => done(Err(reason.clone())),
     }
 }
 

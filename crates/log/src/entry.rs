@@ -26,8 +26,10 @@ pub(crate) enum Kind {
     Truncate = 6,
     /// The partition starts later, and its oldest fragments go; behind the head the base offset of the newest of them.
     RemoveFragments = 7,
-    // 8: committed.
-    // Reserved for what DESIGN plans: a broker that does not know them refuses the WAL and says so.
+    // 8 is reserved.
+    /// The partition is empty and starts at the head's offset; behind the head the least number that a fragment may have
+    /// from now on.
+    Restart = 9,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             5 => Kind::Reference,
             6 => Kind::Truncate,
             7 => Kind::RemoveFragments,
+            9 => Kind::Restart,
             _ => return None,
         })
     }
@@ -124,6 +127,7 @@ mod tests {
             Kind::Reference,
             Kind::Truncate,
             Kind::RemoveFragments,
+            Kind::Restart,
         ];
         for kind in kinds {
             assert_eq!(Kind::from_code(kind as u8), Some(kind));

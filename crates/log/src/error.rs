@@ -141,6 +141,14 @@ pub enum AppendError {
         /// The next one in order.
         expected: u32,
     },
+    /// A batch of another replica does not begin where this one ends.
+    #[error("a batch at offset {given} does not follow in a log that ends at {next}")]
+    OutOfPlace {
+        /// The batch's first offset.
+        given: Offset,
+        /// The offset to be written next.
+        next: Offset,
+    },
     /// Too much is waiting for the disk.
     #[error("the disk does not keep up: retry after a pause")]
     Busy,
@@ -187,6 +195,7 @@ impl AppendError {
             AppendError::Fenced { .. } | AppendError::ProducerFenced { .. } => ErrorKind::Fenced,
             AppendError::OutOfOrder { .. } => ErrorKind::OutOfOrder,
             AppendError::Overlap { .. } => ErrorKind::Invalid,
+            AppendError::OutOfPlace { .. } => ErrorKind::Conflict,
             AppendError::Busy => ErrorKind::Busy,
             AppendError::StorageFull { .. } => ErrorKind::StorageFull,
             AppendError::TooLarge { .. } => ErrorKind::TooLarge,

@@ -426,6 +426,12 @@ impl Replay {
                     found.truncate(&head, fragment_next);
                 }
             }
+            Kind::Restart => {
+                if let Some(found) = inspection.partitions.get_mut(&id) {
+                    let fragment_next = Reader::new(&rest).u32().map_err(|_| "names no fragment")?;
+                    found.restart(head.offset, fragment_next);
+                }
+            }
             Kind::CreatePartition => {
                 let topic: TopicName = text(&rest).parse().map_err(|error| format!("has no name: {error}"))?;
                 if !self.deleted.contains(&id.topic) && !inspection.partitions.contains_key(&id) {
@@ -512,6 +518,17 @@ impl Found {
         self.epochs = Epochs::from_entries(self.epochs.before(head.offset)).unwrap_or_default();
         self.flushed = self.flushed.min(head.offset);
         self.end = self.end.min(head.offset);
+        self.fragment_next = fragment_next;
+    }
+
+    /// Everything goes, and the partition starts elsewhere, unless the checkpoint knows of it.
+    fn restart(&mut self, start: Offset, fragment_next: u32) {
+        if fragment_next <= self.fragment_next {
+            return;
+        }
+        self.fragments.clear();
+        self.epochs = Epochs::default();
+        (self.start, self.flushed, self.end) = (start, start, start);
         self.fragment_next = fragment_next;
     }
 

@@ -39,6 +39,8 @@ mod retention;
 mod space;
 mod truncate;
 
+mod replica;
+
 mod quarantine;
 mod scrub;
 mod source;

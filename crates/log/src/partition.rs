@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) start: Offset,
     pub(crate) end: Offset,
     pub(crate) committed: Offset,
+    /// Replication says what is committed; if it does not, all that is durable is.
+    pub(crate) replicated: bool,
     pub(crate) positions: BTreeMap<GroupName, Offset>,
     /// Without a gap up to `end`: all batches from `flushed` on, and before them those that are kept for readers.
     pub(crate) tail: VecDeque<Stored>,
@@ -175,6 +177,7 @@ impl Partition {
                 start: state.start,
                 end: state.next,
                 committed: state.committed,
+                replicated: false,
                 positions: state.positions.into_iter().collect(),
                 tail: VecDeque::new(),
                 waiters: Vec::new(),
@@ -393,7 +396,7 @@ impl Partition {
                 topic: self.topic.clone(),
                 start: state.start,
                 next: state.flushed,
-                committed: state.committed,
+                committed: state.committed.min(state.flushed),
                 fragment_next: fragments.last().map_or(0, |last| last.number + 1).max(state.fragment_floor),
                 fragments,
                 epochs: state.epochs.before(state.flushed),

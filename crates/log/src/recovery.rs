@@ -268,6 +268,10 @@ impl Replay<'_> {
                     &Cut { end: head.offset, fragment: head.fragment, position, fragment_next },
                 )
             }
+            Kind::Restart => {
+                let fragment_next = reader.u32().map_err(|_| refuse("names no fragment".into()))?;
+                self.restart(head.partition, head.offset, fragment_next)
+            }
             Kind::GroupPosition => {
                 match self.engine.partition(head.partition) {
                     Some(partition) => partition.set_position(text.parse().map_err(bad_name)?, head.offset),
@@ -474,6 +478,17 @@ impl Replay<'_> {
         if ends_before {
             self.lose(format!("partition {id} ends before {}, where it was truncated", cut.end));
         }
+        Ok(())
+    }
+
+    /// As with truncations: what was appended before is replayed, and goes.
+    fn restart(&mut self, id: PartitionId, start: Offset, fragment_next: u32) -> Result<(), OpenError> {
+        let Some(partition) = self.engine.partition(id) else {
+            self.orphans.insert(id.topic);
+            return Ok(());
+        };
+        partition.flush().map_err(|error| not_writable(self.engine, &error))?;
+        lock(partition.state()).restart(start, fragment_next);
         Ok(())
     }
 

@@ -90,9 +90,9 @@ pub(crate) struct Removal {
 }
 
 /// A removal on its way through the WAL.
-struct Ordered {
+pub(crate) struct Ordered {
     event: RetentionEvent,
-    outcome: Receiver<Result<(), Arc<str>>>,
+    pub(crate) outcome: Receiver<Result<(), Arc<str>>>,
 }
 
 /// Looks once at all partitions, and waits until what may go has gone; the events tell what happened, error or not. What
@@ -152,10 +152,19 @@ impl Partition {
 
     /// Hands the removal of what need not be kept to the WAL, if there is anything.
     fn order_removal(self: &Arc<Self>, now: Option<Timestamp>) -> Result<Option<Ordered>, ChangeError> {
-        let engine = self.engine();
         // Held until the entry is in the queue: it must not come behind the topic's deletion.
         let state = lock(self.state());
         let count = if state.closing || state.truncating { 0 } else { state.removable(now) };
+        self.order_removal_of(&state, count)
+    }
+
+    /// Hands the removal of so many of the oldest fragments to the WAL; of none if no fragment would be left.
+    pub(crate) fn order_removal_of(
+        self: &Arc<Self>,
+        state: &State,
+        count: usize,
+    ) -> Result<Option<Ordered>, ChangeError> {
+        let engine = self.engine();
         let (going, [next, ..]) = state.fragments.split_at(count) else { return Ok(None) };
         let Some(last) = going.last() else { return Ok(None) };
         let removal = Removal { fragment: last.state.number, base: last.state.base, start: next.state.base };
@@ -203,8 +212,10 @@ impl State {
         };
         let mut left = self.bytes();
         let mut appended = Timestamp(i64::MIN);
-        // All that is in a fragment is durable, and with one replica what is durable is committed.
-        let behind_the_last = self.fragments.len().saturating_sub(1);
+        // Only what is committed may go; with one replica that is all that is durable, and so all that is in a fragment.
+        let committed = if self.replicated { self.committed } else { Offset::MAX };
+        let behind = self.fragments.partition_point(|kept| kept.state.base <= committed);
+        let behind_the_last = behind.saturating_sub(1);
         let goes = |kept: &&Kept| {
             left -= u64::from(kept.state.length);
             // No fragment is older than the one before it, whatever the clock said for a while.

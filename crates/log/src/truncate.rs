@@ -93,9 +93,19 @@ impl Partition {
     /// # Errors
     /// See [`TruncateError`]; only [`ChangeError::OutcomeUnknown`] leaves open what became of it.
     pub fn truncate(self: &Arc<Self>, to: Offset, epoch: LeaderEpoch) -> Result<Offset, TruncateError> {
+        self.while_quiet(epoch, || self.truncate_quiet(to, epoch))
+    }
+
+    /// Carries out what takes all that was appended back, or a part of it: nothing is appended or removed meanwhile, and
+    /// everything is in its fragment.
+    pub(crate) fn while_quiet<T>(
+        self: &Arc<Self>,
+        epoch: LeaderEpoch,
+        act: impl FnOnce() -> Result<T, TruncateError>,
+    ) -> Result<T, TruncateError> {
         // Retention orders nothing meanwhile.
         let _no_removal = lock(&self.engine().clock_watch);
-        let outcome = {
+        let durable = {
             let mut state = lock(self.state());
             if state.closing {
                 return Err(ChangeError::Deleted(self.id().topic).into());
@@ -108,24 +118,18 @@ impl Partition {
             }
             state.wait_for_all()
         };
-        let truncated = self.truncate_quiet(outcome, to, epoch);
+        // Closed without a word if the engine is poisoned.
+        let late = durable.is_some_and(|durable| durable.recv_timeout(CHANGE_DEADLINE).is_err());
+        let outcome = match late {
+            true => Err(ChangeError::Busy.into()),
+            false => self.flush().map_err(TruncateError::from).and_then(|()| act()),
+        };
         lock(self.state()).truncating = false;
-        truncated
+        outcome
     }
 
-    /// Nothing is appended meanwhile.
-    fn truncate_quiet(
-        self: &Arc<Self>,
-        durable: Option<mpsc::Receiver<()>>,
-        to: Offset,
-        epoch: LeaderEpoch,
-    ) -> Result<Offset, TruncateError> {
+    fn truncate_quiet(self: &Arc<Self>, to: Offset, epoch: LeaderEpoch) -> Result<Offset, TruncateError> {
         let engine = self.engine();
-        // Closed without a word if the engine is poisoned.
-        if durable.is_some_and(|durable| durable.recv_timeout(CHANGE_DEADLINE).is_err()) {
-            return Err(ChangeError::Busy.into());
-        }
-        self.flush()?;
         let Some(cut) = self.find_cut(to)? else { return Ok(self.end()) };
         let outcome = {
             let state = lock(self.state());

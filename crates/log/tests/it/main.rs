@@ -15,5 +15,6 @@ mod golden;
 mod inspect;
 mod loss;
 mod real_disk;
+mod replica;
 mod retention;
 mod truncate;
