@@ -4,6 +4,7 @@
 //! decide, who can read what became of it. Endpoints are tried in turn, from the one that answered last.
 
 mod endpoints;
+mod lease;
 mod watch;
 
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct EtcdOptions {
     pub prefix: String,
     /// Name and password, for an etcd with users.
     pub user: Option<(String, String)>,
+    /// Certificates; without them the connection is not encrypted.
+    pub tls: Option<EtcdTls>,
     /// How long one request may take on one endpoint. Default: 3 s.
     pub request_timeout: Duration,
 }
@@ -42,8 +45,17 @@ impl EtcdOptions {
     /// These endpoints, and the defaults.
     pub fn new(endpoints: Vec<String>) -> Self {
         let prefix = keys::PREFIX.trim_end_matches('/').to_owned();
-        Self { endpoints, prefix, user: None, request_timeout: Duration::from_secs(3) }
+        Self { endpoints, prefix, user: None, tls: None, request_timeout: Duration::from_secs(3) }
     }
+}
+
+/// Certificates for an encrypted etcd, as PEM.
+#[derive(Clone)]
+pub struct EtcdTls {
+    /// Who signs the etcd's certificates.
+    pub ca: Vec<u8>,
+    /// Our own certificate chain and its key, for an etcd that asks for one.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl std::fmt::Debug for EtcdOptions {
@@ -54,6 +66,7 @@ impl std::fmt::Debug for EtcdOptions {
             .field("endpoints", &self.endpoints)
             .field("prefix", &self.prefix)
             .field("user", &user)
+            .field("encrypted", &self.tls.is_some())
             .field("request_timeout", &self.request_timeout)
             .finish()
     }
@@ -129,9 +142,10 @@ impl MetaStore for EtcdStore {
     fn txn(&self, txn: MetaTxn) -> Answer<'_, Outcome> {
         Box::pin(async move {
             txn.check()?;
+            let lease = txn.lease.map_or(0, |lease| lease.0);
             let request = pb::TxnRequest {
                 compare: txn.guards.into_iter().map(|guard| self.compare(guard)).collect(),
-                success: txn.writes.into_iter().map(|write| self.write(write)).collect(),
+                success: txn.writes.into_iter().map(|write| self.write(write, lease)).collect(),
                 failure: Vec::new(),
             };
             let call = |channel: Channel, attempt: Attempt| {
@@ -162,10 +176,10 @@ impl EtcdStore {
         }
     }
 
-    fn write(&self, (key, value): (String, Option<Bytes>)) -> pb::RequestOp {
+    fn write(&self, (key, value): (String, Option<Bytes>), lease: i64) -> pb::RequestOp {
         let key = self.names.theirs(&key);
         let request = match value {
-            Some(value) => request_op::Request::RequestPut(pb::PutRequest { key, value, ..Default::default() }),
+            Some(value) => request_op::Request::RequestPut(pb::PutRequest { key, value, lease, ..Default::default() }),
             None => request_op::Request::RequestDeleteRange(pb::DeleteRangeRequest { key, ..Default::default() }),
         };
         pb::RequestOp { request: Some(request) }

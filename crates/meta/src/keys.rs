@@ -9,12 +9,14 @@
 //! | `/goulette/deleted/<topic id>` | [`DeletedRecord`]: that the topic was deleted, on purpose |
 //! | `/goulette/operations/<20 digits>` | [`OperationRecord`]: who changed what |
 //! | `/goulette/increment/<name>` | [`CounterRecord`]: the next number |
+//! | `/goulette/sentinels/<id>` | [`SentinelRecord`]: a sentinel that runs |
+//! | `/goulette/sentinel/leader` | [`SentinelRecord`]: the one that leads |
 //!
-//! A value is one JSON object with its format's `version`; each but a counter names the `operation` that changed it
+//! A value is one JSON object with its format's `version`; each but a counter or a sentinel names the `operation` that changed it
 //! last. An older binary refuses a newer version by name and ignores fields that it does not know.
 
 use bytes::Bytes;
-use goulette_types::{BrokerId, ErrorKind, PartitionId, TopicId, TopicName};
+use goulette_types::{BrokerId, ErrorKind, PartitionId, SentinelId, TopicId, TopicName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use broker::{BrokerRecord, BrokerState};
@@ -23,6 +25,7 @@ pub use counter::{Counter, CounterRecord};
 pub use deleted::DeletedRecord;
 pub use operation::{Operation, OperationId, OperationRecord};
 pub use partition::{InSync, Leader, PartitionRecord};
+pub use sentinel::SentinelRecord;
 pub use topic::TopicRecord;
 
 mod broker;
@@ -32,6 +35,7 @@ mod counter;
 mod deleted;
 mod operation;
 mod partition;
+mod sentinel;
 mod topic;
 
 /// Everything of ours begins so.
@@ -57,6 +61,10 @@ pub enum Key {
     Operation(OperationId),
     /// A counter.
     Counter(Counter),
+    /// A sentinel that runs.
+    Sentinel(SentinelId),
+    /// The sentinel that leads.
+    LeadingSentinel,
 }
 
 impl Key {
@@ -70,6 +78,8 @@ impl Key {
             Key::Deleted(id) => format!("{}/{id}", deleted::FOLDER),
             Key::Operation(id) => format!("{}/{id}", operation::FOLDER),
             Key::Counter(counter) => format!("{}/{counter}", counter::FOLDER),
+            Key::Sentinel(id) => format!("{}/{id}", sentinel::FOLDER),
+            Key::LeadingSentinel => sentinel::LEADER.to_owned(),
         };
         format!("{PREFIX}{rest}")
     }
@@ -80,6 +90,9 @@ impl Key {
         if path == cluster::NAME {
             return Some(Key::Cluster);
         }
+        if path == sentinel::LEADER {
+            return Some(Key::LeadingSentinel);
+        }
         let (folder, rest) = path.split_once('/')?;
         match folder {
             topic::FOLDER => rest.parse().ok().map(Key::Topic),
@@ -88,6 +101,7 @@ impl Key {
             deleted::FOLDER => rest.parse().ok().map(Key::Deleted),
             operation::FOLDER => rest.parse().ok().map(Key::Operation),
             counter::FOLDER => rest.parse().ok().map(Key::Counter),
+            sentinel::FOLDER => rest.parse().ok().map(Key::Sentinel),
             _ => None,
         }
     }
@@ -104,6 +118,8 @@ pub enum Entry {
     Deleted(TopicId, DeletedRecord),
     Operation(OperationId, OperationRecord),
     Counter(Counter, CounterRecord),
+    Sentinel(SentinelId, SentinelRecord),
+    LeadingSentinel(SentinelRecord),
 }
 
 impl Entry {
@@ -121,6 +137,8 @@ impl Entry {
             Key::Deleted(id) => Entry::Deleted(id, decode(path, value)?),
             Key::Operation(id) => Entry::Operation(id, decode(path, value)?),
             Key::Counter(counter) => Entry::Counter(counter, decode(path, value)?),
+            Key::Sentinel(id) => Entry::Sentinel(id, decode(path, value)?),
+            Key::LeadingSentinel => Entry::LeadingSentinel(decode(path, value)?),
         }))
     }
 
@@ -134,6 +152,8 @@ impl Entry {
             Entry::Deleted(id, _) => Key::Deleted(*id),
             Entry::Operation(id, _) => Key::Operation(*id),
             Entry::Counter(counter, _) => Key::Counter(*counter),
+            Entry::Sentinel(id, _) => Key::Sentinel(id.clone()),
+            Entry::LeadingSentinel(_) => Key::LeadingSentinel,
         }
     }
 
@@ -147,6 +167,7 @@ impl Entry {
             Entry::Deleted(_, record) => encode(record),
             Entry::Operation(_, record) => encode(record),
             Entry::Counter(_, record) => encode(record),
+            Entry::Sentinel(_, record) | Entry::LeadingSentinel(record) => encode(record),
         }
     }
 }

@@ -13,9 +13,10 @@ pub mod keys;
 mod local;
 pub mod store;
 
-pub use etcd::{EtcdOptions, EtcdStore};
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
 pub use keys::{Change, Entry, Key, KeyError};
 pub use local::LocalStore;
 pub use store::{
-    Answer, Changes, Guard, KeyChange, MetaError, MetaStore, MetaTxn, MetaWatch, Outcome, Snapshot, Stored,
+    Answer, Changes, Condition, Guard, KeyChange, LeaseId, MetaError, MetaLeases, MetaStore, MetaTxn, MetaWatch,
+    Outcome, Snapshot, Stored,
 };

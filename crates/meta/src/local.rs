@@ -209,7 +209,7 @@ mod tests {
         let mut late = store.watch("k", Revision(2));
         for n in 0..40 {
             let writes = vec![("k".to_owned(), Some(Bytes::from(vec![n])))];
-            store.txn(MetaTxn { guards: Vec::new(), writes }).await.unwrap();
+            store.txn(MetaTxn { guards: Vec::new(), writes, lease: None }).await.unwrap();
             let behind = store.engine.revision().0 - store.engine.compacted().0;
             assert!(behind < 20, "{behind} revisions kept");
         }

@@ -1,6 +1,6 @@
 //! The trait that every store of metadata implements.
 
-use std::{fmt, pin::Pin};
+use std::{fmt, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use goulette_types::{ErrorKind, Revision};
@@ -25,6 +25,38 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// Follows the keys that begin with `prefix`, from the changes of revision `from` on.
     fn watch(&self, prefix: &str, from: Revision) -> Box<dyn MetaWatch>;
+}
+
+/// A store whose keys can depend on the life of whoever wrote them.
+pub trait MetaLeases: MetaStore {
+    /// Makes a lease that ends `ttl` (whole seconds, at least one) after its last renewal.
+    fn grant(&self, ttl: Duration) -> Answer<'_, LeaseId>;
+
+    /// Renews a lease; false if it has ended already, and its keys with it.
+    fn keep_alive(&self, lease: LeaseId) -> Answer<'_, bool>;
+
+    /// Ends a lease, and its keys with it.
+    fn revoke(&self, lease: LeaseId) -> Answer<'_, ()>;
+
+    /// How the store itself is doing, asked of the member that answers.
+    fn condition(&self) -> Answer<'_, Condition>;
+}
+
+/// A lease's number in its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseId(pub i64);
+
+/// How a store of its own process is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// The release that answers.
+    pub release: String,
+    /// Bytes of its file.
+    pub size_bytes: u64,
+    /// What its administrator has to look after: `NOSPACE`, `CORRUPT`.
+    pub alarms: Vec<String>,
+    /// Members of its cluster.
+    pub members: usize,
 }
 
 /// Follows changes; nothing is queued for it, so it may be slow.
@@ -63,6 +95,8 @@ pub struct MetaTxn {
     pub guards: Vec<Guard>,
     /// Keys with their new values; `None` deletes. Each key once.
     pub writes: Vec<(String, Option<Bytes>)>,
+    /// What the written keys live and end with. Only for a store with leases.
+    pub lease: Option<LeaseId>,
 }
 
 impl MetaTxn {

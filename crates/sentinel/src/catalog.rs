@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use goulette_meta::{
     Change, Entry, Key, KeyError, Snapshot,
-    keys::{BrokerRecord, BrokerState, ClusterRecord, Counter, CounterRecord, PartitionRecord, TopicRecord},
+    keys::{
+        BrokerRecord, BrokerState, ClusterRecord, Counter, CounterRecord, PartitionRecord, SentinelRecord, TopicRecord,
+    },
 };
 use goulette_types::{
-    BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, PartitionId, PartitionIndex, Revision, StorageId, TopicId,
-    TopicName,
+    BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, PartitionId, PartitionIndex, Revision, SentinelId, StorageId,
+    TopicId, TopicName,
 };
 
 /// A record and the revision that wrote it.
@@ -35,6 +37,10 @@ pub(crate) struct Catalog {
     /// The same in the order of their deletion.
     deletions: BTreeSet<(Revision, TopicId)>,
     counters: BTreeMap<Counter, At<CounterRecord>>,
+    sentinels: BTreeMap<SentinelId, At<SentinelRecord>>,
+    leading: Option<At<SentinelRecord>>,
+    /// Keys whose values are none of ours, each with what is wrong.
+    foreign: BTreeMap<String, String>,
 }
 
 /// What a broker has to lead.
@@ -70,16 +76,63 @@ impl Catalog {
     /// What the store holds.
     ///
     /// # Errors
-    /// [`KeyError`] for a value that is of a later version or not ours.
+    /// [`KeyError`] for a value that is of a later version, or one that is not ours where nothing can be done without
+    /// it. Other foreign values are left out, and named by [`foreign`](Self::foreign).
     pub(crate) fn load(snapshot: &Snapshot) -> Result<Self, KeyError> {
         let mut catalog = Catalog::default();
         for stored in &snapshot.entries {
-            if let Some(entry) = Entry::parse(&stored.key, &stored.value)? {
-                catalog.apply(stored.revision, &Change::Put(entry));
-            }
+            catalog.take(&stored.key, Some(&stored.value), stored.revision)?;
         }
         catalog.revision = snapshot.revision;
         Ok(catalog)
+    }
+
+    /// Takes over what another one has done to a key.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); the catalog then still has the former value.
+    pub(crate) fn take(&mut self, path: &str, value: Option<&[u8]>, revision: Revision) -> Result<(), KeyError> {
+        self.foreign.remove(path);
+        let change = match value {
+            None => Key::parse(path).map(Change::Delete),
+            Some(value) => match Entry::parse(path, value) {
+                Ok(entry) => entry.map(Change::Put),
+                Err(KeyError::Foreign { source, .. }) if !is_vital(path) => {
+                    self.foreign.insert(path.to_owned(), source.to_string());
+                    None
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if let Some(change) = change {
+            self.apply(revision, &change);
+        }
+        Ok(())
+    }
+
+    /// Notes that everything up to `revision` is in here.
+    pub(crate) fn advance(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// Keys under the prefix whose values are none of ours, each with what is wrong.
+    pub(crate) fn foreign(&self) -> &BTreeMap<String, String> {
+        &self.foreign
+    }
+
+    /// The sentinels that run; empty where there is but one, without an etcd.
+    pub(crate) fn sentinels(&self) -> impl Iterator<Item = &SentinelRecord> {
+        self.sentinels.values().map(|at| &at.record)
+    }
+
+    /// A sentinel that runs, and the revision that says so.
+    pub(crate) fn sentinel(&self, id: &SentinelId) -> Option<(&SentinelRecord, Revision)> {
+        self.sentinels.get(id).map(|at| (&at.record, at.revision))
+    }
+
+    /// The sentinel that leads, and the revision since which it does.
+    pub(crate) fn leading_sentinel(&self) -> Option<(&SentinelRecord, Revision)> {
+        self.leading.as_ref().map(|at| (&at.record, at.revision))
     }
 
     /// Takes over a change that revision `revision` has made.
@@ -115,6 +168,10 @@ impl Catalog {
             Entry::Counter(counter, record) => {
                 self.counters.insert(counter, At { revision, record });
             }
+            Entry::Sentinel(id, record) => {
+                self.sentinels.insert(id, At { revision, record });
+            }
+            Entry::LeadingSentinel(record) => self.leading = Some(At { revision, record }),
             Entry::Operation(..) => {}
         }
     }
@@ -142,6 +199,10 @@ impl Catalog {
                 self.counters.remove(counter);
             }
             Key::Cluster => self.cluster = None,
+            Key::Sentinel(id) => {
+                self.sentinels.remove(id);
+            }
+            Key::LeadingSentinel => self.leading = None,
             Key::Operation(_) => {}
         }
     }
@@ -165,6 +226,11 @@ impl Catalog {
     /// The cluster, once it is made.
     pub(crate) fn cluster(&self) -> Option<&ClusterRecord> {
         self.cluster.as_ref()
+    }
+
+    /// Rises when metadata is restored: revisions then begin anew.
+    pub(crate) fn generation(&self) -> u64 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.generation)
     }
 
     /// A topic.
@@ -288,4 +354,9 @@ impl Catalog {
             Some(_) => Offline::Election(id),
         })
     }
+}
+
+/// Whether a foreign value of this key stops everything: a wrong guess would give numbers a second time.
+fn is_vital(path: &str) -> bool {
+    matches!(Key::parse(path), Some(Key::Cluster | Key::Counter(_)))
 }

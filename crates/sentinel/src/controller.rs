@@ -1,107 +1,56 @@
-//! The one task that writes metadata.
+//! The one task that writes the catalog, and, while this sentinel leads, the metadata.
 //!
 //! Requests wait in a bounded queue and are carried out one after the other: plan a step on the catalog, commit it,
 //! apply it, until no step is left. Being a task of its own, it finishes what it began when the caller has gone.
+//!
+//! With an etcd the catalog is fed by a watch alone, whoever writes: a commit has happened when it has come back. This
+//! sentinel leads while the leader's key is its own and its lease surely lives; each transaction is guarded by that key.
 
 use std::{sync::Arc, time::Duration};
 
 use goulette_env::Env;
-use goulette_logging::{error, info, warn};
-use goulette_meta::{MetaStore, Outcome, keys};
-use goulette_types::{
-    BrokerId, ClusterId, Incarnation, ProducerEpoch, ProducerId, Revision, Timestamp, TopicId, TopicName,
-};
+use goulette_logging::{Chain, info, warn};
+use goulette_meta::{Changes, MetaError, MetaStore, keys};
+use goulette_types::{ClusterId, Incarnation, ProducerEpoch, ProducerId, Revision, Timestamp, TopicId, TopicName};
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
 };
 
 use crate::{
     RequestError, StartError,
     catalog::Catalog,
+    feed::Feed,
     plan::{
         self, Step,
         broker::Registration,
         producer::Init,
         topic::{Alteration, NewTopic},
     },
-    state::State,
+    state::{Role, State},
 };
+pub(crate) use request::ControllerHandle;
+use request::Request;
 
-/// Requests that may wait.
-const QUEUE: usize = 256;
-/// How long a caller waits for its answer.
-const DEADLINE: Duration = Duration::from_secs(20);
+mod commit;
+mod request;
 
-type Reply<T> = oneshot::Sender<Result<T, RequestError>>;
+/// How often the controller looks whether it still leads.
+const TICK: Duration = Duration::from_millis(200);
 
-enum Request {
-    CreateTopic { topic: NewTopic, reply: Reply<Revision> },
-    AlterTopic { name: TopicName, alteration: Alteration, reply: Reply<Revision> },
-    DeleteTopic { name: TopicName, reply: Reply<TopicId> },
-    Register { registration: Registration, reply: Reply<()> },
-    Unregister { broker: BrokerId, incarnation: Incarnation, reply: Reply<()> },
-    MarkDown { broker: BrokerId, incarnation: Incarnation, reply: Reply<()> },
-    InitProducer { present: Option<(ProducerId, ProducerEpoch)>, reply: Reply<(ProducerId, ProducerEpoch)> },
+/// How a controller comes to lead.
+pub(crate) enum Standing {
+    /// There is no other sentinel.
+    Sole,
+    /// By the leader's key, when that names this start.
+    Elected(Incarnation),
 }
 
-/// Asks the controller; the controller ends when the last handle is dropped.
-#[derive(Clone)]
-pub(crate) struct ControllerHandle {
-    requests: mpsc::Sender<Request>,
-}
-
-impl ControllerHandle {
-    /// Makes a topic; answers the revision at which it was complete.
-    pub(crate) async fn create_topic(&self, topic: NewTopic) -> Result<Revision, RequestError> {
-        self.ask(|reply| Request::CreateTopic { topic, reply }).await
-    }
-
-    /// Changes a topic.
-    pub(crate) async fn alter_topic(&self, name: TopicName, alteration: Alteration) -> Result<Revision, RequestError> {
-        self.ask(|reply| Request::AlterTopic { name, alteration, reply }).await
-    }
-
-    /// Deletes a topic.
-    pub(crate) async fn delete_topic(&self, name: TopicName) -> Result<TopicId, RequestError> {
-        self.ask(|reply| Request::DeleteTopic { name, reply }).await
-    }
-
-    /// Makes a broker live and elects it where it can lead.
-    pub(crate) async fn register(&self, registration: Registration) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Register { registration, reply }).await
-    }
-
-    /// Records a planned stop.
-    pub(crate) async fn unregister(&self, broker: BrokerId, incarnation: Incarnation) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Unregister { broker, incarnation, reply }).await
-    }
-
-    /// Records that a broker does not answer.
-    pub(crate) async fn mark_down(&self, broker: BrokerId, incarnation: Incarnation) -> Result<(), RequestError> {
-        self.ask(|reply| Request::MarkDown { broker, incarnation, reply }).await
-    }
-
-    /// Numbers a producer.
-    pub(crate) async fn init_producer(
-        &self,
-        present: Option<(ProducerId, ProducerEpoch)>,
-    ) -> Result<(ProducerId, ProducerEpoch), RequestError> {
-        self.ask(|reply| Request::InitProducer { present, reply }).await
-    }
-
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, RequestError> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.try_send(request(reply)).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => RequestError::Busy,
-            mpsc::error::TrySendError::Closed(_) => RequestError::Stopping,
-        })?;
-        match timeout(DEADLINE, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_dropped)) => Err(RequestError::Stopping),
-            Err(_elapsed) => Err(RequestError::Late),
-        }
-    }
+/// What to make a cluster with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewCluster {
+    pub(crate) id: Option<ClusterId>,
+    pub(crate) replication_factor: u32,
 }
 
 /// Owns the store; see the module.
@@ -110,47 +59,161 @@ pub(crate) struct Controller {
     store: Arc<dyn MetaStore>,
     state: Arc<State>,
     requests: mpsc::Receiver<Request>,
+    standing: Standing,
+    cluster: NewCluster,
+    /// What others write; only where there are others.
+    feed: Option<Feed>,
+    /// Changes were missed: everything is to be read again.
+    behind: bool,
+    /// Set while this sentinel may write.
+    leading: Option<Leading>,
     /// Set once the store has failed: nothing more can be written.
     failed: Option<String>,
 }
 
+/// A leadership that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leading {
+    /// The revision that wrote the leader's key; `None` where there is no other sentinel.
+    key: Option<Revision>,
+}
+
 impl Controller {
-    /// Loads the catalog, and makes the cluster if there is none yet.
+    /// Loads the catalog. Alone, it makes the cluster if there is none yet; with others, the one that leads does.
     ///
     /// # Errors
     /// [`StartError::OtherCluster`] if another cluster was insisted on; those of the store.
     pub(crate) async fn start(
         env: Env,
         store: Arc<dyn MetaStore>,
-        cluster_id: Option<ClusterId>,
-        replication_factor: u32,
+        standing: Standing,
+        cluster: NewCluster,
     ) -> Result<(Self, ControllerHandle, Arc<State>), StartError> {
-        let state = Arc::new(State::new(Catalog::load(&store.range(keys::PREFIX).await?)?));
-        let (sender, requests) = mpsc::channel(QUEUE);
-        let mut controller = Self { env, store, state: Arc::clone(&state), requests, failed: None };
-        if state.catalog().cluster().is_none() {
-            let made = cluster_id.unwrap_or_else(|| ClusterId(controller.env.random.next_id()));
-            controller
-                .once(|catalog, now| Ok(plan::cluster::create(catalog, now, made, replication_factor)))
-                .await
-                .map_err(StartError::Make)?;
-            info!("made cluster {made}");
+        let snapshot = store.range(keys::PREFIX).await?;
+        let state = Arc::new(State::new(Catalog::load(&snapshot)?));
+        let (handle, requests) = ControllerHandle::new();
+        let feed = match standing {
+            Standing::Sole => None,
+            Standing::Elected(_) => Some(Feed::start(&store, Revision(snapshot.revision.0 + 1))),
+        };
+        let mut controller = Self {
+            env,
+            store,
+            state: Arc::clone(&state),
+            requests,
+            standing,
+            cluster,
+            feed,
+            behind: false,
+            leading: None,
+            failed: None,
+        };
+        controller.report_foreign();
+        if let Standing::Sole = controller.standing {
+            controller.leading = Some(Leading { key: None });
+            controller.make_cluster().await.map_err(StartError::Make)?;
+            state.set_role(Role::Leader(None));
+            check_cluster(&state.catalog(), cluster.id)?;
         }
-        let stored = state.catalog().cluster().expect("made, or there before").cluster_id;
-        if let Some(given) = cluster_id.filter(|&given| given != stored) {
-            return Err(StartError::OtherCluster { stored, given });
-        }
-        Ok((controller, ControllerHandle { requests: sender }, state))
+        Ok((controller, handle, state))
     }
 
     /// Works until the last handle is dropped or the store fails; answers why it failed.
     pub(crate) async fn run(mut self) -> Option<String> {
-        self.tidy().await;
+        if self.leading.is_some() {
+            self.tidy().await;
+        }
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.failed.is_none() {
-            let Some(request) = self.requests.recv().await else { break };
-            self.carry_out(request).await;
+            tokio::select! {
+                biased;
+                news = next_of(&mut self.feed) => self.learn(news).await,
+                _ = ticks.tick() => self.look().await,
+                request = self.requests.recv() => match request {
+                    Some(request) if self.leading.is_some() => self.carry_out(request).await,
+                    Some(request) => request.refuse(self.state.not_leader()),
+                    None => break,
+                },
+            }
         }
         self.failed
+    }
+
+    /// Takes over what the store tells, and looks what it means for who leads.
+    async fn learn(&mut self, news: Option<Result<Changes, MetaError>>) {
+        self.take(news);
+        self.look().await;
+    }
+
+    /// Takes over what the store tells.
+    fn take(&mut self, news: Option<Result<Changes, MetaError>>) {
+        match news {
+            Some(Ok(changes)) => {
+                if let Err(error) = self.state.take(&changes) {
+                    self.fail(&error);
+                }
+                self.report_foreign();
+            }
+            Some(Err(error)) => {
+                warn!("the changes of the metadata are not told any more, reads it again: {}", Chain(&error));
+                self.behind = true;
+            }
+            None => self.behind = true,
+        }
+    }
+
+    /// Begins to lead, or ceases to, as the leader's key and the lease say.
+    async fn look(&mut self) {
+        let Standing::Elected(incarnation) = self.standing else { return };
+        if self.behind && self.reload().await.is_err() {
+            return;
+        }
+        let surely = self.env.clock.now() < self.state.lease_until();
+        let entitled = self.own_key(incarnation).filter(|_| surely).map(|key| Leading { key: Some(key) });
+        if self.leading == entitled {
+            return;
+        }
+        if self.leading.take().is_some() {
+            self.state.set_role(Role::Follower);
+            warn!("this sentinel does not lead any more");
+        }
+        if let Some(leading) = entitled {
+            self.begin(leading).await;
+        }
+    }
+
+    /// The revision of the leader's key, if that names this start.
+    fn own_key(&self, incarnation: Incarnation) -> Option<Revision> {
+        let catalog = self.state.catalog();
+        let own = catalog.leading_sentinel().filter(|(leading, _)| leading.incarnation == incarnation);
+        own.map(|(_, revision)| revision)
+    }
+
+    /// Begins to lead: with everything that was written before.
+    async fn begin(&mut self, leading: Leading) {
+        if self.reload().await.is_err() {
+            return;
+        }
+        self.leading = Some(leading);
+        if let Err(error) = self.make_cluster().await {
+            warn!("cannot make the cluster yet: {error}");
+            self.leading = None;
+            return;
+        }
+        info!("this sentinel leads now");
+        self.state.set_role(Role::Leader(leading.key));
+        self.tidy().await;
+    }
+
+    async fn make_cluster(&mut self) -> Result<(), RequestError> {
+        if self.state.catalog().cluster().is_none() {
+            let NewCluster { id, replication_factor } = self.cluster;
+            let made = id.unwrap_or_else(|| ClusterId(self.env.random.next_id()));
+            self.once(|catalog, now| Ok(plan::cluster::create(catalog, now, made, replication_factor))).await?;
+            info!("made cluster {made}");
+        }
+        Ok(())
     }
 
     async fn carry_out(&mut self, request: Request) {
@@ -259,54 +322,28 @@ impl Controller {
         }
     }
 
-    async fn commit(&mut self, step: Step) -> Result<(), RequestError> {
-        match self.store.txn(step.txn()).await {
-            Ok(Outcome::Committed(revision)) => {
-                self.apply(revision, &step);
-                Ok(())
-            }
-            Ok(Outcome::Conflict) => {
-                self.reload().await?;
-                Err(RequestError::Overtaken)
-            }
-            Err(error) => Err(self.fail(error)),
-        }
-    }
-
-    fn apply(&self, revision: Revision, step: &Step) {
-        {
-            let mut catalog = self.state.catalog_mut();
-            step.changes.iter().for_each(|change| catalog.apply(revision, change));
-        }
-        self.state.publish();
-    }
-
-    /// The catalog is not what the store holds: somebody else writes too.
-    async fn reload(&mut self) -> Result<(), RequestError> {
-        let snapshot = match self.store.range(keys::PREFIX).await {
-            Ok(snapshot) => snapshot,
-            Err(error) => return Err(self.fail(error)),
-        };
-        match Catalog::load(&snapshot) {
-            Ok(catalog) => {
-                *self.state.catalog_mut() = catalog;
-                self.state.publish();
-                Ok(())
-            }
-            Err(error) => Err(self.fail(error)),
-        }
-    }
-
-    /// The store is not to be trusted any more: the sentinel stops, and a new start reads what is true.
-    fn fail(&mut self, cause: impl std::error::Error) -> RequestError {
-        let message = goulette_logging::Chain(&cause).to_string();
-        error!("the metadata store failed: {message}");
-        self.failed = Some(message.clone());
-        RequestError::Store(message)
-    }
-
     fn now(&self) -> Timestamp {
         Timestamp(self.env.clock.wall_ms())
+    }
+}
+
+/// Refuses a cluster that is not the one insisted on.
+///
+/// # Errors
+/// [`StartError::OtherCluster`].
+pub(crate) fn check_cluster(catalog: &Catalog, given: Option<ClusterId>) -> Result<(), StartError> {
+    match (catalog.cluster(), given) {
+        (Some(stored), Some(given)) if stored.cluster_id != given => {
+            Err(StartError::OtherCluster { stored: stored.cluster_id, given })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn next_of(feed: &mut Option<Feed>) -> Option<Result<Changes, MetaError>> {
+    match feed {
+        Some(feed) => feed.next().await,
+        None => std::future::pending().await,
     }
 }
 

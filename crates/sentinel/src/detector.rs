@@ -1,4 +1,6 @@
 //! The task around [`Membership`]: hears the brokers, probes them, logs what changes, has the dead recorded.
+//!
+//! It watches only while this sentinel leads, and grants every broker a full session when that begins.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,10 +15,11 @@ use tokio::{
 };
 
 use crate::{
+    RequestError,
     controller::ControllerHandle,
     membership::{Effect, Event, Membership, Timing},
     probe::probe,
-    state::State,
+    state::{Role, State},
 };
 
 /// Signals that may wait; heartbeats beyond make their streams wait.
@@ -82,7 +85,7 @@ pub(crate) struct Detector {
 }
 
 impl Detector {
-    /// A detector that grants every broker that is recorded as live a full session.
+    /// A detector that knows nobody yet.
     pub(crate) fn new(
         env: Env,
         state: Arc<State>,
@@ -91,20 +94,36 @@ impl Detector {
     ) -> (Self, DetectorHandle) {
         let (sender, signals) = mpsc::channel(QUEUE);
         let now = env.clock.now();
-        let mut membership = Membership::new(timing, now);
-        for (broker, record) in state.catalog().brokers() {
-            if record.state == BrokerState::Live {
-                let event = Event::Registered { broker: broker.clone(), incarnation: record.incarnation };
-                membership.step(now, event, &mut Vec::new());
-            }
-        }
+        let membership = Membership::new(timing, now);
         let work = JoinSet::new();
         let detector = Self { env, state, controller, timing, membership, signals, work, waiting: BTreeMap::new() };
         (detector, DetectorHandle { signals: sender })
     }
 
+    /// Grants every broker that is recorded as live a full session, if this sentinel leads; else watches none.
+    fn begin(&mut self, role: Role) {
+        let now = self.env.clock.now();
+        self.membership = Membership::new(self.timing, now);
+        // What is still being found out was asked by an earlier leadership.
+        self.work.abort_all();
+        self.waiting.clear();
+        self.state.clear_suspects();
+        if role == Role::Follower {
+            return;
+        }
+        for (broker, record) in self.state.catalog().brokers() {
+            if record.state == BrokerState::Live {
+                let event = Event::Registered { broker: broker.clone(), incarnation: record.incarnation };
+                self.membership.step(now, event, &mut Vec::new());
+            }
+        }
+    }
+
     /// Works until `stopping` becomes true.
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let mut roles = self.state.role();
+        let role = *roles.borrow_and_update();
+        self.begin(role);
         let mut ticks = interval(self.timing.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -112,8 +131,17 @@ impl Detector {
             tokio::select! {
                 biased;
                 _ = stopping.wait_for(|&stopping| stopping) => break,
+                Ok(()) = roles.changed() => {
+                    let role = *roles.borrow_and_update();
+                    self.begin(role);
+                }
                 Some(signal) = self.signals.recv() => self.take(signal),
-                Some(Ok(found)) = self.work.join_next() => self.learn(found),
+                Some(found) = self.work.join_next() => {
+                    // Work of an earlier leadership was cut off and has nothing to tell.
+                    if let Ok(found) = found {
+                        self.learn(found);
+                    }
+                }
                 _ = ticks.tick() => self.step(Event::Tick),
             }
         }
@@ -158,10 +186,17 @@ impl Detector {
         for effect in effects {
             match effect {
                 Effect::Probe { broker, incarnation } => self.probe(broker, incarnation),
-                Effect::Healthy { broker } => info!("broker {broker} is healthy again"),
-                Effect::Suspect { broker } => info!("broker {broker} is suspect: it is silent"),
+                Effect::Healthy { broker } => {
+                    info!("broker {broker} is healthy again");
+                    self.state.note_suspect(&broker, false);
+                }
+                Effect::Suspect { broker } => {
+                    info!("broker {broker} is suspect: it is silent");
+                    self.state.note_suspect(&broker, true);
+                }
                 Effect::Down { broker, incarnation } => {
                     warn!("broker {broker} is down: it is silent and does not answer");
+                    self.state.note_suspect(&broker, false);
                     death = true;
                     let controller = self.controller.clone();
                     let pause = self.timing.heartbeat;
@@ -169,6 +204,10 @@ impl Detector {
                         // Nobody watches it any more, so this must not be forgotten; it ends with the detector.
                         let mut told = false;
                         while let Err(error) = controller.mark_down(broker.clone(), incarnation).await {
+                            if let RequestError::NotLeader { .. } = error {
+                                // The one that leads now looks for itself.
+                                break;
+                            }
                             if !std::mem::replace(&mut told, true) {
                                 warn!("cannot record yet that broker {broker} is down: {error}");
                             }

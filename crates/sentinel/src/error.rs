@@ -5,7 +5,10 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use goulette_admin_http::BindError;
 use goulette_meta::{KeyError, MetaError};
 use goulette_mvcc::OpenError;
-use goulette_proto::{PROTOCOL_VERSION, status};
+use goulette_proto::{
+    PROTOCOL_VERSION,
+    status::{self, LEADER_TRAILER},
+};
 use goulette_types::{BrokerId, ClusterId, ErrorKind, NameError, Revision, SentinelId, TopicName};
 
 /// Why a sentinel did not start.
@@ -61,12 +64,23 @@ pub enum StartError {
     /// The metadata is of a later version, or not ours.
     #[error("cannot load the metadata")]
     Key(#[from] KeyError),
+    /// Another process runs under this id.
+    #[error("sentinel id {id} is taken by a live process at {address}: stop that one, or choose another id")]
+    SentinelTaken {
+        /// The id.
+        id: SentinelId,
+        /// Where the other one answers.
+        address: String,
+    },
+    /// It failed before it served.
+    #[error(transparent)]
+    Failed(Failure),
     /// The cluster could not be made.
     #[error("cannot make the cluster")]
     Make(#[source] RequestError),
     /// The stored cluster is not the one that was asked for.
     #[error(
-        "the data folder belongs to cluster {stored}, not to {given}: leave -cluster-id out, or choose another folder"
+        "the metadata belongs to cluster {stored}, not to {given}: leave -cluster-id out, or choose other metadata (-data, -etcd-endpoints, -etcd-prefix)"
     )]
     OtherCluster {
         /// The cluster stored.
@@ -83,9 +97,11 @@ impl StartError {
             StartError::Options { .. } => ErrorKind::Invalid,
             StartError::Admin(error) => error.kind(),
             StartError::Bind { .. } => ErrorKind::Unavailable,
-            StartError::FolderInUse { .. } | StartError::FolderOfAnother { .. } | StartError::OtherCluster { .. } => {
-                ErrorKind::Conflict
-            }
+            StartError::FolderInUse { .. }
+            | StartError::FolderOfAnother { .. }
+            | StartError::SentinelTaken { .. }
+            | StartError::OtherCluster { .. } => ErrorKind::Conflict,
+            StartError::Failed(_) => ErrorKind::Unavailable,
             StartError::Open(error) => error.kind(),
             StartError::Identity { .. } => ErrorKind::Unavailable,
             StartError::Load(error) => error.kind(),
@@ -205,6 +221,15 @@ pub enum RequestError {
         /// The client's.
         wanted: Revision,
     },
+    /// Another sentinel leads, or none does at the moment.
+    #[error("this sentinel does not lead: {}", match .leader { Some(address) => format!("ask the one at {address}"), None => "none does at the moment, try again".to_owned() })]
+    NotLeader {
+        /// Where the one that leads answers.
+        leader: Option<String>,
+    },
+    /// The metadata store does not answer: nothing is changed.
+    #[error("the metadata store does not answer, so nothing can be changed now: {0}")]
+    StoreSilent(String),
     /// Too many requests wait already.
     #[error("too many requests are waiting: try again")]
     Busy,
@@ -241,6 +266,8 @@ impl RequestError {
             RequestError::NewerProtocol { .. } => ErrorKind::Unsupported,
             RequestError::BrokerFenced { .. } => ErrorKind::Fenced,
             RequestError::Busy => ErrorKind::Busy,
+            RequestError::NotLeader { .. } => ErrorKind::NotLeader,
+            RequestError::StoreSilent(_) => ErrorKind::Unavailable,
             RequestError::TopicIncomplete { .. }
             | RequestError::NoBroker
             | RequestError::NoLiveBroker { .. }
@@ -254,6 +281,12 @@ impl RequestError {
 
 impl From<RequestError> for tonic::Status {
     fn from(error: RequestError) -> Self {
-        status::to_status(error.kind(), error.to_string())
+        let mut status = status::to_status(error.kind(), error.to_string());
+        if let RequestError::NotLeader { leader: Some(address) } = &error
+            && let Ok(address) = address.parse()
+        {
+            status.metadata_mut().insert(LEADER_TRAILER, address);
+        }
+        status
     }
 }

@@ -9,10 +9,13 @@
 //! `controller` owns every write, the `detector` hears brokers and probes them. The gRPC shells are in
 //! `service`, what the admin port shows in `watched`, and `node` wires it all. Start with `node`, then `plan`.
 
+mod backing;
 mod catalog;
 mod controller;
 mod detector;
+mod election;
 mod error;
+mod feed;
 mod identity;
 mod membership;
 mod metrics;
@@ -28,4 +31,4 @@ mod watched;
 
 pub use error::{Failure, RequestError, StartError};
 pub use node::Sentinel;
-pub use options::SentinelOptions;
+pub use options::{EtcdMode, EtcdOptions, SentinelOptions, Store, StoreTls};

@@ -4,29 +4,30 @@ use std::{net::SocketAddr, sync::Arc, sync::atomic::AtomicU64, time::Duration};
 
 use goulette_env::Env;
 use goulette_logging::{error, info, warn};
-use goulette_meta::LocalStore;
-use goulette_mvcc::OpenError;
+use goulette_meta::keys::SentinelRecord;
 use goulette_proto::{
     FILE_DESCRIPTOR_SET,
     pb::{admin_server::AdminServer, sentinel_server::SentinelServer},
 };
-use goulette_types::ClusterId;
+use goulette_types::{ClusterId, Incarnation, Timestamp};
 use tokio::{
     net::TcpListener,
     sync::watch,
-    task::{JoinHandle, spawn_blocking},
+    task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
 use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     Failure, SentinelOptions, StartError,
-    controller::Controller,
+    backing::Backing,
+    controller::{NewCluster, check_cluster},
     detector::Detector,
-    identity,
+    election::Candidate,
     membership::Timing,
     metrics::Metrics,
-    service::{Context, Counted, SentinelService, admin::AdminService},
+    service::{Context, Counted, Leaders, SentinelService, admin::AdminService},
+    state::State,
     watched::Watched,
 };
 
@@ -47,16 +48,19 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 pub struct Sentinel {
     address: SocketAddr,
     cluster_id: ClusterId,
+    state: Arc<State>,
     stopping: watch::Sender<bool>,
+    resigning: watch::Sender<bool>,
     failure: watch::Receiver<Option<Failure>>,
     server: JoinHandle<()>,
     detector: JoinHandle<()>,
+    candidate: Option<JoinHandle<()>>,
     controller: JoinHandle<()>,
     admin: Option<goulette_admin_http::AdminServer>,
 }
 
 impl Sentinel {
-    /// Opens the folder, loads the metadata, listens and serves. When it returns, clients can connect.
+    /// Opens the store, loads the metadata, listens and serves. When it returns, clients can connect.
     ///
     /// # Errors
     /// [`StartError`]: a busy port, a folder in use or of another sentinel, metadata of a later version.
@@ -70,43 +74,88 @@ impl Sentinel {
         let address = listener.local_addr().map_err(bind)?;
         // Open early, to answer while the metadata is loaded; what it fails of is told last, as it matters least.
         let watched = Watched::open(&options).await;
-        let store = open(&options, &env).await?;
+        let opened = Backing::open(&options, &env).await?;
         let (watched, admin) = watched?;
-        let (controller, controller_handle, state) =
-            Controller::start(env.clone(), Arc::new(store), options.cluster_id, options.default_replication_factor)
-                .await?;
-        let cluster_id = state.catalog().cluster().expect("the controller has made it").cluster_id;
+        let me = SentinelRecord {
+            id: options.id.clone(),
+            address: options.advertise.clone().unwrap_or_else(|| address.to_string()),
+            incarnation: Incarnation(env.random.next_id()),
+            started_at: Timestamp(env.clock.wall_ms()),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let given = options.cluster_id;
+        let new_cluster = NewCluster { id: given, replication_factor: options.default_replication_factor };
+        let (controller, controller_handle, state) = opened.load(&env, &me, new_cluster).await?;
         let timing = Timing { session: options.session, heartbeat: options.heartbeat, tick: options.heartbeat / 4 };
         let (detector, detector_handle) =
             Detector::new(env.clone(), Arc::clone(&state), controller_handle.clone(), timing);
         let (stopping, stopped) = watch::channel(false);
-        let id = options.id.clone();
         let context = Arc::new(Context {
             options: SentinelOptions { address, ..options },
-            cluster_id,
-            started_at_ms: env.clock.wall_ms(),
-            state,
+            incarnation: me.incarnation,
+            env: env.clone(),
+            leaders: Leaders::default(),
+            started_at_ms: me.started_at.0,
+            state: Arc::clone(&state),
             controller: controller_handle,
             detector: detector_handle,
             stopping: stopped.clone(),
             streams: AtomicU64::new(1),
         });
         let metrics = Metrics::default();
-        watched.show(&context, &metrics, &env);
         let (fail, failure) = watch::channel(None);
-        let serve = serve(listener, context, metrics, stopped.clone());
-        let sentinel = Self {
+        let served = serve(listener, Arc::clone(&context), metrics.clone(), stopped.clone());
+        // Others look whether this one answers as soon as it is registered, so it answers first.
+        let server = tokio::spawn(report(fail.clone(), async move { served.await.err() }));
+        let (resigning, resigned) = watch::channel(false);
+        let candidate = opened.leases().map(|leases| {
+            let candidate = Candidate::new(env.clone(), leases, Arc::clone(&state), me.clone());
+            tokio::spawn(report(fail.clone(), candidate.run(resigned)))
+        });
+        let mut sentinel = Self {
             address,
-            cluster_id,
+            cluster_id: ClusterId(0),
+            state,
             stopping,
+            resigning,
             failure,
-            server: tokio::spawn(report(fail.clone(), async move { serve.await.err() })),
+            server,
             detector: tokio::spawn(detector.run(stopped)),
+            candidate,
             controller: tokio::spawn(report(fail, controller.run())),
             admin,
         };
-        info!("sentinel {id} of cluster {cluster_id} listens on {address}");
+        match sentinel.await_cluster(given).await {
+            Ok(cluster_id) => sentinel.cluster_id = cluster_id,
+            Err(error) => {
+                sentinel.stop().await;
+                return Err(error);
+            }
+        }
+        watched.show(&context, &metrics, &env);
+        info!("sentinel {} of cluster {} listens on {address}", me.id, sentinel.cluster_id);
         Ok(sentinel)
+    }
+
+    /// Waits until some sentinel has made the cluster, and checks that it is the one insisted on.
+    async fn await_cluster(&self, given: Option<ClusterId>) -> Result<ClusterId, StartError> {
+        let mut changes = self.state.changes();
+        loop {
+            changes.mark_unchanged();
+            check_cluster(&self.state.catalog(), given)?;
+            if let Some(cluster) = self.state.catalog().cluster() {
+                return Ok(cluster.cluster_id);
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                failure = self.failed() => return Err(StartError::Failed(failure)),
+            }
+        }
+    }
+
+    /// Whether it leads among the sentinels now.
+    pub fn is_leader(&self) -> bool {
+        self.state.leads()
     }
 
     /// Where it listens.
@@ -135,14 +184,20 @@ impl Sentinel {
     }
 
     /// Stops in order: takes no new calls, finishes those that it has, closes the metadata. Within 10 s.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         let deadline = Instant::now() + STOP_DEADLINE;
         self.stopping.send_replace(true);
-        // The server first: while it answers calls, the controller has to work.
-        for (name, task) in
-            [("server", &mut self.server), ("detector", &mut self.detector), ("controller", &mut self.controller)]
-        {
-            if timeout_at(deadline, &mut *task).await.is_err() {
+        // The server first: while it answers calls, the controller has to work. Then others may lead.
+        let mut tasks = vec![("server", self.server), ("detector", self.detector)];
+        if let Some(candidate) = self.candidate {
+            tasks.push(("candidate", candidate));
+        }
+        tasks.push(("controller", self.controller));
+        for (name, mut task) in tasks {
+            if name == "candidate" {
+                self.resigning.send_replace(true);
+            }
+            if timeout_at(deadline, &mut task).await.is_err() {
                 warn!("the {name} did not stop in time and is cut off");
                 task.abort();
                 let _ = timeout(Duration::from_secs(1), task).await;
@@ -157,21 +212,6 @@ async fn report(fail: watch::Sender<Option<Failure>>, work: impl Future<Output =
     if let Some(message) = work.await {
         fail.send_replace(Some(Failure { message }));
     }
-}
-
-async fn open(options: &SentinelOptions, env: &Env) -> Result<LocalStore, StartError> {
-    let (folder, id, disk) = (options.data_dir.clone(), options.id.clone(), Arc::clone(&env.disk));
-    let opening = spawn_blocking(move || {
-        identity::check(&*disk, &folder, &id)?;
-        let store = LocalStore::open(&*disk, &folder).map_err(|error| match error {
-            OpenError::Locked { folder } => StartError::FolderInUse { folder },
-            other => StartError::Open(other),
-        })?;
-        // Under the store's lock, so that two starts do not both take the folder.
-        identity::claim(&*disk, &folder, &id)?;
-        Ok(store)
-    });
-    opening.await.expect("opening does not panic, and the runtime is running")
 }
 
 async fn serve(

@@ -4,6 +4,7 @@
 //! it is *then*, is valid alone, and brings the catalog nearer to where no step is left. A sentinel that stops
 //! half-way leaves nothing to remember: the next one asks for the next step.
 
+use bytes::Bytes;
 use goulette_meta::{
     Change, Entry, Guard, Key, MetaTxn,
     keys::{Counter, CounterRecord, Operation, OperationId, OperationRecord},
@@ -33,12 +34,21 @@ pub(crate) struct Step {
 
 impl Step {
     /// The step as the store takes it.
-    pub(crate) fn txn(&self) -> MetaTxn {
+    ///
+    /// `leadership` is the revision that made this sentinel the leader; without it nobody else could be.
+    pub(crate) fn txn(&self, leadership: Option<Revision>) -> MetaTxn {
         let (counter, revision) = self.guard;
-        MetaTxn {
-            guards: vec![Guard { key: Key::Counter(counter).path(), revision }],
-            writes: self.changes.iter().map(Change::write).collect(),
-        }
+        let leads = leadership.map(|revision| Guard { key: Key::LeadingSentinel.path(), revision });
+        let guards = std::iter::once(Guard { key: Key::Counter(counter).path(), revision }).chain(leads);
+        MetaTxn { guards: guards.collect(), writes: self.changes.iter().map(Change::write).collect(), lease: None }
+    }
+
+    /// The entry of the operation log by which one finds out whether the step was carried out; `None` if it writes none.
+    pub(crate) fn receipt(&self) -> Option<(String, Bytes)> {
+        self.changes.iter().find_map(|change| match change {
+            Change::Put(entry @ Entry::Operation(..)) => Some((entry.key().path(), entry.value())),
+            _ => None,
+        })
     }
 }
 
@@ -87,8 +97,8 @@ impl<'a> Draft<'a> {
 
     /// How many more keys fit, when one more operation is still to be recorded.
     fn room(&self) -> usize {
-        // The guard, the counter, the operation and the old one that makes way for it.
-        MetaTxn::KEYS_MAX - 4 - self.changes.len()
+        // Two guards, the counter, the operation and the old one that makes way for it.
+        MetaTxn::KEYS_MAX - 5 - self.changes.len()
     }
 
     fn finish(mut self) -> Step {

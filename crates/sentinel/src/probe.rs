@@ -1,4 +1,4 @@
-//! Asking a broker whether it lives.
+//! Asking a broker, or another sentinel, whether it lives.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use goulette_types::Incarnation;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
-/// The detail of `GetInfo` in which a broker tells its incarnation, as 32 hexadecimal digits.
+/// The detail of `GetInfo` in which a broker or a sentinel tells its incarnation, as 32 hexadecimal digits.
 pub(crate) const INCARNATION: &str = "incarnation";
 
-/// Which start of a broker answers at `address` within `deadline`; `None` if none does.
+/// Which start answers at `address` within `deadline`; `None` if none does.
 ///
 /// Over a connection of its own: one that works may be older than the trouble.
 pub(crate) async fn probe(address: &str, deadline: Duration) -> Option<Incarnation> {

@@ -1,20 +1,23 @@
 //! The gRPC shells: each parses a request once, asks those who decide, and puts the answer on the wire.
 
-use std::{pin::Pin, sync::Arc, sync::atomic::AtomicU64};
+use std::{pin::Pin, sync::Arc, sync::atomic::AtomicU64, time::Duration};
 
 use futures_util::Stream;
-use goulette_proto::pb::{self, sentinel_server};
-use goulette_types::ClusterId;
+use goulette_env::Env;
+use goulette_proto::pb::{self, sentinel_client::SentinelClient, sentinel_server};
+use goulette_types::{ClusterId, Incarnation};
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 pub(crate) use counted::Counted;
+pub(crate) use forward::Leaders;
 
-use crate::{SentinelOptions, controller::ControllerHandle, detector::DetectorHandle, state::State};
+use crate::{RequestError, SentinelOptions, controller::ControllerHandle, detector::DetectorHandle, state::State};
 
 pub(crate) mod admin;
 mod counted;
 mod discovery;
+mod forward;
 mod membership;
 mod producers;
 mod topics;
@@ -23,7 +26,10 @@ mod wire;
 /// What every service needs.
 pub(crate) struct Context {
     pub(crate) options: SentinelOptions,
-    pub(crate) cluster_id: ClusterId,
+    /// This start of the sentinel.
+    pub(crate) incarnation: Incarnation,
+    pub(crate) env: Env,
+    pub(crate) leaders: Leaders,
     pub(crate) started_at_ms: i64,
     pub(crate) state: Arc<State>,
     pub(crate) controller: ControllerHandle,
@@ -32,6 +38,28 @@ pub(crate) struct Context {
     pub(crate) stopping: watch::Receiver<bool>,
     /// Numbers the streams of heartbeats.
     pub(crate) streams: AtomicU64,
+}
+
+impl Context {
+    /// The cluster's id.
+    ///
+    /// # Errors
+    /// [`RequestError::NotLeader`] while no sentinel has made it yet.
+    pub(crate) fn cluster_id(&self) -> Result<ClusterId, RequestError> {
+        let made = self.state.catalog().cluster().map(|cluster| cluster.cluster_id);
+        made.ok_or(RequestError::NotLeader { leader: None })
+    }
+
+    /// Where others reach this sentinel.
+    pub(crate) fn address(&self) -> String {
+        self.options.advertise.clone().unwrap_or_else(|| self.options.address.to_string())
+    }
+
+    /// For how long the store has not answered, where it does not.
+    pub(crate) fn stale(&self) -> Duration {
+        let since = self.state.silence().map(|silence| silence.since);
+        since.map_or(Duration::ZERO, |since| self.env.clock.now().saturating_sub(since).max(Duration::from_millis(1)))
+    }
 }
 
 /// The service `goulette.v1.Sentinel`.
@@ -45,7 +73,11 @@ impl sentinel_server::Sentinel for SentinelService {
         &self,
         request: Request<pb::GetBrokersRequest>,
     ) -> Result<Response<pb::GetBrokersResponse>, Status> {
-        Ok(Response::new(discovery::get_brokers(&self.0, request.into_inner()).await?))
+        if let Some(answer) = discovery::look_up(&self.0, request.get_ref()).await? {
+            return Ok(Response::new(answer));
+        }
+        let there = async |mut leader: SentinelClient<Channel>, request| leader.get_brokers(request).await;
+        forward::lead(&self.0, request, |request| discovery::get_brokers(&self.0, request), there).await
     }
 
     async fn register_broker(
@@ -66,6 +98,9 @@ impl sentinel_server::Sentinel for SentinelService {
         &self,
         request: Request<Streaming<pb::HeartbeatRequest>>,
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
+        if !self.0.state.leads() {
+            return Err(self.0.state.not_leader().into());
+        }
         Ok(Response::new(Box::pin(membership::heartbeat(Arc::clone(&self.0), request.into_inner()))))
     }
 
@@ -87,14 +122,16 @@ impl sentinel_server::Sentinel for SentinelService {
         &self,
         request: Request<pb::InitProducerRequest>,
     ) -> Result<Response<pb::InitProducerResponse>, Status> {
-        Ok(Response::new(producers::init(&self.0, request.into_inner()).await?))
+        let there = async |mut leader: SentinelClient<Channel>, request| leader.init_producer(request).await;
+        forward::lead(&self.0, request, |request| producers::init(&self.0, request), there).await
     }
 
     async fn create_topic(
         &self,
         request: Request<pb::CreateTopicRequest>,
     ) -> Result<Response<pb::CreateTopicResponse>, Status> {
-        Ok(Response::new(topics::create(&self.0, request.into_inner()).await?))
+        let there = async |mut leader: SentinelClient<Channel>, request| leader.create_topic(request).await;
+        forward::lead(&self.0, request, |request| topics::create(&self.0, request), there).await
     }
 
     async fn list_topics(
@@ -115,13 +152,15 @@ impl sentinel_server::Sentinel for SentinelService {
         &self,
         request: Request<pb::AlterTopicRequest>,
     ) -> Result<Response<pb::AlterTopicResponse>, Status> {
-        Ok(Response::new(topics::alter(&self.0, request.into_inner()).await?))
+        let there = async |mut leader: SentinelClient<Channel>, request| leader.alter_topic(request).await;
+        forward::lead(&self.0, request, |request| topics::alter(&self.0, request), there).await
     }
 
     async fn delete_topic(
         &self,
         request: Request<pb::DeleteTopicRequest>,
     ) -> Result<Response<pb::DeleteTopicResponse>, Status> {
-        Ok(Response::new(topics::delete(&self.0, request.into_inner()).await?))
+        let there = async |mut leader: SentinelClient<Channel>, request| leader.delete_topic(request).await;
+        forward::lead(&self.0, request, |request| topics::delete(&self.0, request), there).await
     }
 }

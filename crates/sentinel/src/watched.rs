@@ -13,7 +13,7 @@ use goulette_admin_http::{
 use goulette_env::{Env, OpenMode};
 use goulette_meta::keys::BrokerState;
 
-use crate::{SentinelOptions, metrics::Metrics, service::Context};
+use crate::{SentinelOptions, Store, metrics::Metrics, service::Context};
 
 /// A sentinel that is watched from before its metadata is loaded. It does not keep the sentinel's parts alive.
 #[derive(Default)]
@@ -77,6 +77,9 @@ struct Lookup {
 impl Lookup {
     /// The size of the store's file; none if the disk does not say.
     fn store_bytes(&self, context: &Context) -> Option<u64> {
+        if !matches!(context.options.store, Store::Local) {
+            return None;
+        }
         let path = context.options.data_dir.join(goulette_mvcc::FILE_NAME);
         self.env.disk.open(&path, OpenMode::Read).and_then(|file| file.len()).ok()
     }
@@ -111,6 +114,9 @@ impl Collector for Lookup {
         let revision = catalog.revision().0;
         drop(catalog);
 
+        facts.gauge("leads", "Whether this sentinel leads: 1 or 0", u64::from(context.state.leads()))?;
+        let stale = context.stale().as_secs_f64();
+        facts.gauge("store_silent_seconds", "Since the metadata store answered last, while it does not", stale)?;
         facts.gauge("topics", "Topics that exist", topics)?;
         facts.gauge("partitions", "Partitions of these topics", partitions)?;
         facts.gauge("partitions_offline", "Partitions that nobody leads", offline)?;

@@ -13,7 +13,7 @@ use goulette_proto::etcd::etcdserverpb::{AuthenticateRequest, auth_client::AuthC
 use tonic::{
     Code, ConnectError, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use super::EtcdOptions;
@@ -90,8 +90,17 @@ impl Endpoints {
             let illegal = |error: tonic::transport::Error| {
                 MetaError::Unavailable(format!("{address:?} is no address of an etcd: {error}").into())
             };
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))
-                .map_err(illegal)?
+            let scheme = if options.tls.is_some() { "https" } else { "http" };
+            let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(illegal)?;
+            if let Some(tls) = &options.tls {
+                let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
+                if let Some((certificate, key)) = &tls.identity {
+                    config = config.identity(Identity::from_pem(certificate, key));
+                }
+                let unusable = |error: tonic::transport::Error| MetaError::Denied(error.into());
+                endpoint = endpoint.tls_config(config).map_err(unusable)?;
+            }
+            let endpoint = endpoint
                 .connect_timeout(options.request_timeout)
                 .http2_keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT)

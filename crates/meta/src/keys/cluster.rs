@@ -15,6 +15,9 @@ pub struct ClusterRecord {
     pub cluster_id: ClusterId,
     /// Replicas that a topic wants unless it says otherwise.
     pub replication_factor: u32,
+    /// Rises when this metadata is restored from elsewhere: revisions then begin anew.
+    #[serde(default, skip_serializing_if = "codec::is_zero")]
+    pub generation: u64,
     /// When the cluster was made.
     #[serde(rename = "created_at_ms", with = "codec::timestamp")]
     pub created_at: Timestamp,

@@ -1,5 +1,10 @@
 //! How the nouns look in JSON: names and ids as they print, counters as numbers.
 
+/// Whether a number is what its absence means.
+pub(super) fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A noun as the text that it prints and parses.
 pub(super) mod text {
     use std::{borrow::Cow, fmt::Display, str::FromStr};

@@ -12,11 +12,19 @@ fn entries() -> Vec<(Entry, &'static str, &'static str)> {
     let broker: BrokerId = "broker1".parse().unwrap();
     let topic: TopicName = "orders".parse().unwrap();
     let operation = OperationId(7);
+    let sentinel = SentinelRecord {
+        id: "s1".parse().unwrap(),
+        address: "127.0.0.1:50052".to_owned(),
+        incarnation: Incarnation(3),
+        started_at: Timestamp(5),
+        release: "0.1.0".to_owned(),
+    };
     vec![
         (
             Entry::Cluster(ClusterRecord {
                 cluster_id: ClusterId(0xc),
                 replication_factor: 3,
+                generation: 0,
                 created_at: Timestamp(5),
                 operation,
             }),
@@ -95,6 +103,16 @@ fn entries() -> Vec<(Entry, &'static str, &'static str)> {
             Entry::Counter(Counter::Producer, CounterRecord { next: 9 }),
             "/goulette/increment/producer_id",
             r#"{"version":1,"next":9}"#,
+        ),
+        (
+            Entry::Sentinel(sentinel.id.clone(), sentinel.clone()),
+            "/goulette/sentinels/s1",
+            r#"{"version":1,"id":"s1","address":"127.0.0.1:50052","incarnation":"00000000000000000000000000000003","started_at_ms":5,"release":"0.1.0"}"#,
+        ),
+        (
+            Entry::LeadingSentinel(sentinel),
+            "/goulette/sentinel/leader",
+            r#"{"version":1,"id":"s1","address":"127.0.0.1:50052","incarnation":"00000000000000000000000000000003","started_at_ms":5,"release":"0.1.0"}"#,
         ),
     ]
 }

@@ -41,7 +41,7 @@ pub(crate) fn put(key: &str, value: &str) -> (String, Option<Bytes>) {
 }
 
 pub(crate) async fn write(store: &dyn MetaStore, writes: Vec<(String, Option<Bytes>)>) -> Revision {
-    match store.txn(MetaTxn { guards: Vec::new(), writes }).await.unwrap() {
+    match store.txn(MetaTxn { guards: Vec::new(), writes, lease: None }).await.unwrap() {
         Outcome::Committed(revision) => revision,
         Outcome::Conflict => panic!("no guard, no conflict"),
     }
@@ -63,6 +63,7 @@ pub(crate) async fn a_guard_that_does_not_hold_stops_the_whole_transaction(store
     let guarded = |guard: Revision, value: &str| MetaTxn {
         guards: vec![Guard { key: "/goulette/k".to_owned(), revision: guard }],
         writes: vec![put("k", value), put("other", value)],
+        lease: None,
     };
     assert_eq!(store.txn(guarded(Revision(0), "2")).await.unwrap(), Outcome::Conflict);
     assert_eq!(store.get("/goulette/other").await.unwrap(), None);
@@ -74,7 +75,7 @@ pub(crate) async fn a_transaction_that_etcd_would_refuse_is_refused(store: &dyn 
     let many = (0..=MetaTxn::KEYS_MAX).map(|n| put(&format!("k{n}"), "")).collect();
     let large = vec![put("k", &"x".repeat(MetaTxn::BYTES_MAX))];
     for writes in [many, large] {
-        let result = store.txn(MetaTxn { guards: Vec::new(), writes }).await;
+        let result = store.txn(MetaTxn { guards: Vec::new(), writes, lease: None }).await;
         assert!(matches!(result, Err(MetaError::TooLarge { .. })), "{result:?}");
     }
 }
@@ -83,7 +84,7 @@ pub(crate) async fn a_transaction_as_large_as_allowed_is_taken(store: &dyn MetaS
     let value = "x".repeat(MetaTxn::BYTES_MAX / MetaTxn::KEYS_MAX - 40);
     let writes = (0..MetaTxn::KEYS_MAX - 1).map(|n| put(&format!("k{n}"), &value)).collect();
     let guards = vec![Guard { key: "/goulette/guard".to_owned(), revision: Revision(0) }];
-    let outcome = store.txn(MetaTxn { guards, writes }).await.unwrap();
+    let outcome = store.txn(MetaTxn { guards, writes, lease: None }).await.unwrap();
     assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
 }
 

@@ -101,7 +101,7 @@ async fn a_watch_outlives_the_member_it_watched() {
     assert!(matches!(down, Err(MetaError::Unavailable(_))), "{down:?}");
     let folder = std::mem::replace(&mut etcd.folder, tempfile::tempdir().unwrap());
     let _etcd = Etcd::start_in(folder, address, &free_address());
-    let outcome = store.txn(MetaTxn { guards: Vec::new(), writes: vec![put("k", "2")] }).await.unwrap();
+    let outcome = store.txn(MetaTxn { guards: Vec::new(), writes: vec![put("k", "2")], lease: None }).await.unwrap();
     let Outcome::Committed(second) = outcome else { panic!("{outcome:?}") };
     let told = timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap();
     assert_eq!((told.revision, told.changes.len(), told.changes[0].revision), (second, 1, second));
@@ -131,7 +131,7 @@ async fn nobody_there_is_an_error_that_names_them() {
     let store = EtcdStore::new(&EtcdOptions::new(vec![gone.clone()])).unwrap();
     for error in [
         store.get("/goulette/k").await.unwrap_err(),
-        store.txn(MetaTxn { guards: Vec::new(), writes: vec![put("k", "1")] }).await.unwrap_err(),
+        store.txn(MetaTxn { guards: Vec::new(), writes: vec![put("k", "1")], lease: None }).await.unwrap_err(),
     ] {
         let MetaError::Unavailable(cause) = &error else { panic!("{error:?}") };
         assert!(cause.to_string().contains(&gone), "{cause}");

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use goulette_env::sim::{Faults, SimDisk, Unsynced};
 use goulette_meta::LocalStore;
-use goulette_types::{Incarnation, StorageId};
+use goulette_types::StorageId;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -26,7 +26,9 @@ struct Running {
 
 async fn start(disk: &SimDisk) -> Option<Running> {
     let store = LocalStore::open(disk, Path::new("data")).ok()?;
-    let (controller, handle, state) = Controller::start(disk.env(), Arc::new(store), None, 3).await.ok()?;
+    let cluster = NewCluster { id: None, replication_factor: 3 };
+    let (controller, handle, state) =
+        Controller::start(disk.env(), Arc::new(store), Standing::Sole, cluster).await.ok()?;
     Some(Running { handle, state, task: tokio::spawn(controller.run()) })
 }
 

@@ -21,6 +21,12 @@ pub(crate) fn create(
     }
     let mut draft = Draft::new(catalog, now, None);
     let operation = draft.record(Operation::CreateCluster { cluster_id });
-    draft.put(Entry::Cluster(ClusterRecord { cluster_id, replication_factor, created_at: now, operation }));
+    draft.put(Entry::Cluster(ClusterRecord {
+        cluster_id,
+        replication_factor,
+        generation: 0,
+        created_at: now,
+        operation,
+    }));
     Some(draft.finish())
 }

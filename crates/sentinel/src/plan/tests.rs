@@ -48,10 +48,10 @@ impl World {
 
     /// What the store does with a step: checks its limits, gives it a revision.
     fn commit(&mut self, step: Step) {
-        step.txn().check().unwrap();
+        step.txn(Some(Revision(1))).check().unwrap();
         assert_eq!(step.guard.1, self.catalog.counter(step.guard.0).1, "guarded by the counter as it is");
         let revision = Revision(self.catalog.revision().0 + 1);
-        for (key, value) in step.txn().writes {
+        for (key, value) in step.txn(None).writes {
             match value {
                 Some(value) => self.stored.insert(key.clone(), Stored { key, value, revision }),
                 None => self.stored.remove(&key),

@@ -8,7 +8,7 @@ use goulette_proto::pb::{self, admin_server};
 use tonic::{Request, Response, Status};
 
 use super::Context;
-use crate::RequestError;
+use crate::{RequestError, probe::INCARNATION};
 
 /// See the module.
 pub(crate) struct AdminService(pub(crate) Arc<Context>);
@@ -34,7 +34,10 @@ impl admin_server::Admin for AdminService {
         let catalog = context.state.catalog();
         let live = catalog.brokers().filter(|(_, broker)| broker.state == BrokerState::Live).count();
         let details = [
-            ("address", context.options.advertise.clone().unwrap_or_else(|| context.options.address.to_string())),
+            ("address", context.address()),
+            (INCARNATION, context.incarnation.to_string()),
+            ("leads", context.state.leads().to_string()),
+            ("store", context.options.store.mode().to_owned()),
             ("brokers_known", catalog.brokers().count().to_string()),
             ("brokers_live", live.to_string()),
             ("topics", catalog.topics().count().to_string()),
@@ -44,7 +47,7 @@ impl admin_server::Admin for AdminService {
             role: "sentinel".to_owned(),
             id: context.options.id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            cluster_id: context.cluster_id.to_string(),
+            cluster_id: catalog.cluster().map(|cluster| cluster.cluster_id.to_string()).unwrap_or_default(),
             state: if *context.stopping.borrow() { "stopping" } else { "serving" }.to_owned(),
             log_level: logging::level().map(|level| level.to_string()).unwrap_or_default(),
             started_at_ms: u64::try_from(context.started_at_ms).unwrap_or(0),

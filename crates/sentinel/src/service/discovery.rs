@@ -16,6 +16,31 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(3);
 /// Brokers that one request may report.
 const REPORTED_MAX: usize = 64;
 
+/// The answer, where this sentinel's copy of the metadata is enough for it: nothing is to be looked into or created.
+pub(super) async fn look_up(
+    context: &Context,
+    request: &pb::GetBrokersRequest,
+) -> Result<Option<pb::GetBrokersResponse>, RequestError> {
+    let name: TopicName = request.topic.parse()?;
+    if !request.unreachable_brokers.is_empty() {
+        return Ok(None);
+    }
+    reach(context, request).await?;
+    let is_there = context.state.catalog().topic(&name).is_some();
+    if is_there { answer(context, &name).map(Some) } else { Ok(None) }
+}
+
+/// What a client has seen, this sentinel has to have seen too.
+async fn reach(context: &Context, request: &pb::GetBrokersRequest) -> Result<(), RequestError> {
+    let generation = context.state.catalog().generation();
+    if request.generation != generation {
+        // Of another life of the metadata, or of a client that does not keep it.
+        return Ok(());
+    }
+    context.state.reach(Revision(request.revision_min), REVISION_DEADLINE).await
+}
+
+/// The leader's answer.
 pub(super) async fn get_brokers(
     context: &Context,
     request: pb::GetBrokersRequest,
@@ -26,7 +51,7 @@ pub(super) async fn get_brokers(
     }
     let reported =
         request.unreachable_brokers.iter().map(|id| id.parse()).collect::<Result<BTreeSet<BrokerId>, _>>()?;
-    context.state.reach(Revision(request.revision_min), REVISION_DEADLINE).await?;
+    reach(context, &request).await?;
     // Nothing is believed before the sentinel has looked for itself.
     join_all(reported.into_iter().map(|broker| context.detector.report(broker, REPORT_DEADLINE))).await;
     if context.state.catalog().topic(&name).is_none() {
@@ -66,6 +91,7 @@ fn answer(context: &Context, name: &TopicName) -> Result<pb::GetBrokersResponse,
         revision: catalog.revision().0,
         topic: Some(wire::topic(&catalog, name, topic)),
         brokers: wire::brokers(&catalog, topic),
-        ..Default::default()
+        generation: catalog.generation(),
+        stale_ms: context.stale().as_millis() as u64,
     })
 }

@@ -18,6 +18,7 @@ use crate::{
     membership::Event,
     plan::broker::Registration,
     probe::probe,
+    state::Role,
 };
 
 /// How long an earlier process of the same id may take to prove that it lives.
@@ -31,7 +32,11 @@ pub(super) async fn register(
     context: &Context,
     request: pb::RegisterBrokerRequest,
 ) -> Result<pb::RegisterBrokerResponse, RequestError> {
-    let registration = parse(context, &request)?;
+    if !context.state.leads() {
+        return Err(context.state.not_leader());
+    }
+    let cluster_id = context.cluster_id()?;
+    let registration = parse(cluster_id, &request)?;
     let (broker, incarnation) = (registration.broker.clone(), registration.incarnation);
     refuse_second_process(context, &registration).await?;
     let renewed = {
@@ -52,7 +57,7 @@ pub(super) async fn register(
         report_other_disk(&catalog, &broker);
     }
     Ok(pb::RegisterBrokerResponse {
-        cluster_id: Bytes::copy_from_slice(&context.cluster_id.to_bytes()),
+        cluster_id: Bytes::copy_from_slice(&cluster_id.to_bytes()),
         revision: catalog.revision().0,
         assignments: assignments.into_iter().map(wire::assignment).collect(),
         deleted_topics,
@@ -60,15 +65,15 @@ pub(super) async fn register(
     })
 }
 
-fn parse(context: &Context, request: &pb::RegisterBrokerRequest) -> Result<Registration, RequestError> {
+fn parse(ours: ClusterId, request: &pb::RegisterBrokerRequest) -> Result<Registration, RequestError> {
     let broker: BrokerId = request.id.parse()?;
     if request.protocol_version > PROTOCOL_VERSION {
         return Err(RequestError::NewerProtocol { broker, theirs: request.protocol_version });
     }
     if !request.cluster_id.is_empty() {
         let theirs = ClusterId::try_from(&request.cluster_id[..]).map_err(|error| field("cluster_id", error))?;
-        if theirs != context.cluster_id {
-            return Err(RequestError::OtherCluster { broker, theirs, ours: context.cluster_id });
+        if theirs != ours {
+            return Err(RequestError::OtherCluster { broker, theirs, ours });
         }
     }
     let incarnation = Incarnation::try_from(&request.incarnation[..]).map_err(|error| field("incarnation", error))?;
@@ -182,6 +187,7 @@ pub(super) fn heartbeat(
 ) -> impl Stream<Item = Result<pb::HeartbeatResponse, Status>> + Send {
     let session = Session {
         changes: context.state.changes(),
+        roles: context.state.role(),
         stopping: context.stopping.clone(),
         number: context.streams.fetch_add(1, Ordering::Relaxed),
         context,
@@ -198,6 +204,7 @@ struct Session {
     context: Arc<Context>,
     beats: Streaming<pb::HeartbeatRequest>,
     changes: watch::Receiver<Revision>,
+    roles: watch::Receiver<Role>,
     stopping: watch::Receiver<bool>,
     number: u64,
     /// Set by the first beat.
@@ -221,6 +228,8 @@ impl Session {
             tokio::select! {
                 biased;
                 _ = self.stopping.changed() => return None,
+                // Another leadership than the one it was opened in.
+                _ = self.roles.changed() => return Some(Err(self.context.state.not_leader().into())),
                 beat = self.beats.message() => match beat {
                     Ok(Some(beat)) => match self.hear(beat).await {
                         Ok(None) => {}
@@ -260,6 +269,8 @@ impl Session {
             return Ok(Some(pb::HeartbeatResponse { revision, register: true, ..Default::default() }));
         }
         self.context.state.note_applied(&id, applied);
+        let oldest_unsynced = Duration::from_millis(beat.oldest_unsynced_ms);
+        self.context.state.note_heard(&id, self.context.env.clock.now(), oldest_unsynced);
         self.context.detector.tell(Event::Heartbeat { broker: id, incarnation }).await;
         Ok(None)
     }
