@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use goulette_env::Env;
 use goulette_logging::{Chain, debug, info, warn};
 use goulette_meta::{
@@ -208,7 +207,7 @@ impl Candidate {
         let key = entry.key().path();
         let txn = MetaTxn {
             guards: vec![Guard { key: key.clone(), revision: present }],
-            writes: vec![(key, Some(Bytes::from(entry.value())))],
+            writes: vec![(key, Some(entry.value()))],
             lease: Some(lease),
         };
         match self.store.txn(txn).await? {

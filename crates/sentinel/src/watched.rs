@@ -111,6 +111,8 @@ impl Collector for Lookup {
         let brokers = states.map(|(name, state)| {
             ([("state", name)], catalog.brokers().filter(|(_, broker)| broker.state == state).count())
         });
+        let suspect = catalog.brokers().filter(|(id, _)| context.state.health(id).suspect).count();
+        let sentinels = catalog.sentinels().count().max(1);
         let revision = catalog.revision().0;
         drop(catalog);
 
@@ -121,6 +123,8 @@ impl Collector for Lookup {
         facts.gauge("partitions", "Partitions of these topics", partitions)?;
         facts.gauge("partitions_offline", "Partitions that nobody leads", offline)?;
         facts.gauges("brokers", "Brokers known, by state", brokers)?;
+        facts.gauge("brokers_suspect", "Live brokers that are silent; known to the sentinel that leads", suspect)?;
+        facts.gauge("sentinels", "Sentinels that run", sentinels)?;
         facts.gauge("metadata_revision", "Newest revision of the metadata", revision)?;
         match self.store_bytes(&context) {
             Some(bytes) => facts.gauge("store_bytes", "Size of the metadata's file", bytes),

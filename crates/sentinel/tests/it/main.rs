@@ -7,4 +7,5 @@ mod discovery;
 mod faults;
 mod harness;
 mod restart;
+mod several;
 mod topics;
