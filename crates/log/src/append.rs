@@ -1,7 +1,7 @@
 //! Appending: judge a batch, give it its place, hand it to the WAL; all in one critical section, so that the WAL's order
 //! is the offsets' order.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use goulette_records::{Batch, Header};
 use goulette_types::{GroupName, LeaderEpoch, Offset, Timestamp};
@@ -30,6 +30,20 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
+/// What became of a batch that was not refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It is on its way to the disk, with these offsets.
+    New(Range<Offset>),
+    /// It was appended before.
+    Duplicate {
+        /// The first record's offset, unless that is forgotten.
+        base_offset: Option<Offset>,
+        /// An offset of the original, or of a later batch: what is true of it is true of the original.
+        durable_with: Offset,
+    },
+}
+
 /// The fragment that batches are appended to, and how far it is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Active {
@@ -50,35 +64,57 @@ impl Partition {
     /// be read.
     pub fn append(self: &Arc<Self>, epoch: LeaderEpoch, batch: Batch, done: AppendDone) {
         let mut state = lock(self.state());
-        let (done, answer) = match self.try_append(&mut state, epoch, batch, done) {
-            Ok(()) => return,
-            Err(refused) => refused,
+        let (done, answer) = match self.judge(&state, epoch, &batch) {
+            Ok(None) => match self.assign(&mut state, epoch, batch, done) {
+                Ok(_) => return,
+                Err((done, refusal)) => (done, Err(refusal)),
+            },
+            Ok(Some((durable_with, appended))) if durable_with >= state.end => {
+                state.waiters.push(Waiter { durable_with, done, appended });
+                return;
+            }
+            Ok(Some((_, appended))) => (done, Ok(appended)),
+            Err(refusal) => (done, Err(refusal)),
         };
         drop(state);
         done(answer);
     }
 
-    fn try_append(
+    /// As [`append`](Self::append), for a caller that wants to know the offsets at once and waits by itself: `done` is
+    /// called only for a batch that was placed, and never before this returns.
+    ///
+    /// # Errors
+    /// Nothing was stored.
+    pub fn place(self: &Arc<Self>, epoch: LeaderEpoch, batch: Batch, done: AppendDone) -> Result<Placed, AppendError> {
+        let mut state = lock(self.state());
+        match self.judge(&state, epoch, &batch)? {
+            Some((durable_with, appended)) => Ok(Placed::Duplicate { base_offset: appended.base_offset, durable_with }),
+            None => self.assign(&mut state, epoch, batch, done).map(Placed::New).map_err(|(_, refusal)| refusal),
+        }
+    }
+
+    fn judge(
+        &self,
+        state: &State,
+        epoch: LeaderEpoch,
+        batch: &Batch,
+    ) -> Result<Option<(Offset, Appended)>, AppendError> {
+        self.check_open(state)?;
+        state.check_epoch(epoch)?;
+        state.judge(batch)
+    }
+
+    /// Gives a new batch the next offsets.
+    fn assign(
         self: &Arc<Self>,
         state: &mut State,
         epoch: LeaderEpoch,
         mut batch: Batch,
         done: AppendDone,
-    ) -> Result<(), (AppendDone, Result<Appended, AppendError>)> {
-        if let Err(refusal) = self.check_open(state).and_then(|()| state.check_epoch(epoch)) {
-            return Err((done, Err(refusal)));
-        }
-        match state.judge(&batch) {
-            Ok(None) => {}
-            Ok(Some((durable_with, appended))) if durable_with >= state.end => {
-                state.waiters.push(Waiter { durable_with, done, appended });
-                return Ok(());
-            }
-            Ok(Some((_, appended))) => return Err((done, Ok(appended))),
-            Err(refusal) => return Err((done, Err(refusal))),
-        }
+    ) -> Result<Range<Offset>, (AppendDone, AppendError)> {
         batch.assign(state.next, epoch);
-        self.hand_over(state, batch, epoch, done).map_err(|(done, refusal)| (done, Err(refusal)))
+        let offsets = batch.base_offset()..batch.next_offset();
+        self.hand_over(state, batch, epoch, done).map(|()| offsets)
     }
 
     /// Hands a batch that has its offset, which is the next one, and its epoch to the WAL.

@@ -60,7 +60,7 @@ mod reference;
 
 mod inspect;
 
-pub use append::{AppendDone, Appended};
+pub use append::{AppendDone, Appended, Placed};
 pub use applier::PositionDone;
 pub use engine::PoisonListener;
 pub use epochs::EpochStart;

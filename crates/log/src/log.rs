@@ -170,7 +170,12 @@ impl Log {
         Ok(())
     }
 
-    fn renew_storage_id(&self) -> Result<(), OpenError> {
+    /// Gives the directory a new storage id, durably, as something that was durable in it is lost. Whoever holds what was
+    /// stored under the old one elsewhere is not to count on this copy any more.
+    ///
+    /// # Errors
+    /// The identity could not be written.
+    pub fn renew_storage_id(&self) -> Result<(), OpenError> {
         let engine = &self.engine;
         if let Some(identity) = &mut *lock(&self.identity) {
             identity.storage = StorageId(engine.env.random.next_id());
