@@ -132,13 +132,13 @@ impl Follower {
         self.send(FromFollower::Confirm { end: log.durable }, effects);
     }
 
-    /// Whether a batch may be handed to the log; notes it if so.
-    pub(crate) fn offer(
-        &mut self,
+    /// Whether a batch may be handed to the log.
+    pub(crate) fn takes(
+        &self,
         stream: Stream,
         epoch: LeaderEpoch,
         batch: &BatchFacts,
-        log: &mut LogView,
+        log: &LogView,
     ) -> Result<(), FollowError> {
         if epoch != self.epoch && !cfg!(goulette_bug = "no_epoch_check") {
             return Err(FollowError::OtherEpoch { given: epoch, current: self.epoch });
@@ -146,7 +146,22 @@ impl Follower {
         if !self.is_following() || !(self.is_on(stream) || cfg!(goulette_bug = "no_epoch_check")) {
             return Err(FollowError::NotFollowing);
         }
-        if batch.epoch > epoch || !log.write(batch) {
+        if batch.epoch > epoch || !log.continues(batch) {
+            return Err(FollowError::Gap { expected: log.written, given: batch.base });
+        }
+        Ok(())
+    }
+
+    /// As [`takes`](Self::takes), and notes the batch.
+    pub(crate) fn offer(
+        &mut self,
+        stream: Stream,
+        epoch: LeaderEpoch,
+        batch: &BatchFacts,
+        log: &mut LogView,
+    ) -> Result<(), FollowError> {
+        self.takes(stream, epoch, batch, log)?;
+        if !log.write(batch) {
             return Err(FollowError::Gap { expected: log.written, given: batch.base });
         }
         Ok(())

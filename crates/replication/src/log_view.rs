@@ -38,10 +38,15 @@ impl LogView {
         self.durable == self.written && self.cutting.is_none()
     }
 
+    /// Whether a batch continues the log.
+    pub(crate) fn continues(&self, batch: &BatchFacts) -> bool {
+        let follows = batch.base == self.written && batch.end > batch.base && self.cutting.is_none();
+        follows && batch.epoch >= self.epochs.last()
+    }
+
     /// Notes a batch that is handed to the log; false if it does not continue it.
     pub(crate) fn write(&mut self, batch: &BatchFacts) -> bool {
-        let continues = batch.base == self.written && batch.end > batch.base && self.cutting.is_none();
-        if !continues || !self.epochs.note(batch.epoch, batch.base) {
+        if !self.continues(batch) || !self.epochs.note(batch.epoch, batch.base) {
             return false;
         }
         self.written = batch.end;

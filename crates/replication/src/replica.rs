@@ -367,6 +367,17 @@ impl Replica {
         self.log.write(&BatchFacts { base, end, epoch: leader.epoch() })
     }
 
+    /// Whether [`offer`](Self::offer) would take a batch: for a shell whose log may have no room for it just now.
+    ///
+    /// # Errors
+    /// As `offer`.
+    pub fn takes(&self, stream: Stream, epoch: LeaderEpoch, batch: &BatchFacts) -> Result<(), FollowError> {
+        match &self.inner {
+            Inner::Following(follower) => follower.takes(stream, epoch, batch, &self.log),
+            _ => Err(FollowError::NotFollowing),
+        }
+    }
+
     /// Whether a batch from the leader may be appended; it is noted as handed to the log, so append it now.
     ///
     /// # Errors
