@@ -9,16 +9,12 @@ use std::{
 };
 
 use goulette_log::ChangeError;
-use goulette_logging::{debug, error, info, warn};
-use goulette_proto::{convert::partition_id, pb};
-use goulette_types::{LeaderEpoch, PartitionEpoch, PartitionId, Revision, TopicId, TopicName};
+use goulette_logging::{error, info, warn};
+use goulette_proto::pb;
+use goulette_types::{Revision, TopicId};
 use tokio::task::JoinSet;
 
-use crate::{
-    node::Node,
-    partition::{Applied, Term},
-    topic_settings::TopicSettings,
-};
+use crate::{assignment::Assignment, node::Node};
 
 /// The pause before an update that could not be carried out is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -34,20 +30,11 @@ pub(crate) struct Update {
     pub(crate) deleted_topics: Vec<TopicId>,
 }
 
-/// A partition to lead.
-pub(crate) struct Assignment {
-    partition: PartitionId,
-    topic: TopicName,
-    term: Term,
-    settings: TopicSettings,
-    /// How many the topic has.
-    partitions: u32,
-}
-
 impl Update {
     /// Reads an update off the wire. What makes no sense is left out, and said: it must not keep the rest from being
     /// applied.
     pub(crate) fn new(
+        node: &Node,
         revision: u64,
         complete: bool,
         assignments: Vec<pb::Assignment>,
@@ -56,7 +43,7 @@ impl Update {
         let assignments = assignments
             .into_iter()
             .filter_map(|assignment| {
-                Assignment::try_from(assignment)
+                Assignment::parse(assignment, node.hub.member(), node.incarnation)
                     .inspect_err(|reason| warn!("an assignment from the sentinel is ignored: {reason}"))
                     .ok()
             })
@@ -84,13 +71,12 @@ impl Update {
             }
         }
         // One that cannot be led now must not keep the others waiting.
-        let outcomes = self.assignments.iter().map(|assignment| assignment.apply(node));
+        let outcomes = self.assignments.iter().map(|assignment| apply_one(assignment, node));
         let failed = outcomes.filter_map(Result::err).last();
         if self.complete {
             let assigned: HashSet<_> = self.assignments.iter().map(|a| a.partition).collect();
             for partition in node.registry.all() {
-                if !assigned.contains(&partition.id()) && partition.led().is_ok() {
-                    info!("leads {partition} no longer");
+                if !assigned.contains(&partition.id()) {
                     partition.resign();
                 }
             }
@@ -99,53 +85,26 @@ impl Update {
     }
 }
 
-impl Assignment {
-    fn apply(&self, node: &Node) -> Result<(), ChangeError> {
-        let partition = match node.registry.get(self.partition) {
-            Some(partition) => partition,
-            None => match node.log.create_partition(self.partition, &self.topic) {
-                Ok(log) => node.registry.add(log),
-                Err(ChangeError::Deleted(_)) => {
-                    warn!("{}/{} is assigned, but was deleted here", self.topic, self.partition);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        // A topic's settings and its number of partitions change without a new epoch.
-        self.settings.apply(partition.log(), node.options().log.roll);
-        partition.set_topic_partitions(self.partitions);
-        match partition.assign(self.term) {
-            Applied::Leads => debug!("leads {partition} in epoch {}", self.term.leader_epoch),
-            Applied::Known => {}
-            Applied::Stale { stored } => warn!(
-                "refuses to lead {partition} in epoch {}: its log holds epoch {stored} already",
-                self.term.leader_epoch
-            ),
-        }
-        Ok(())
+fn apply_one(assignment: &Assignment, node: &Node) -> Result<(), ChangeError> {
+    for (broker, at) in &assignment.addresses {
+        node.hub.note_address(broker.clone(), at.clone());
     }
-}
-
-impl TryFrom<pb::Assignment> for Assignment {
-    type Error = String;
-
-    fn try_from(assignment: pb::Assignment) -> Result<Self, String> {
-        let partition = partition_id(&assignment.topic_id, assignment.partition)?;
-        let topic: TopicName = assignment.topic.parse().map_err(|error| format!("{error}"))?;
-        if assignment.leader_epoch == 0 || assignment.leader_epoch > i32::MAX as u32 {
-            return Err(format!("leader epoch {} of {topic}/{}", assignment.leader_epoch, partition.index));
-        }
-        let term = Term {
-            leader_epoch: LeaderEpoch(assignment.leader_epoch),
-            partition_epoch: PartitionEpoch(assignment.partition_epoch),
-        };
-        let settings = TopicSettings::from_config(&assignment.config);
-        if assignment.partitions <= partition.index.0 {
-            return Err(format!("{topic}/{} of {} partitions", partition.index, assignment.partitions));
-        }
-        Ok(Self { partition, topic, term, settings, partitions: assignment.partitions })
-    }
+    let partition = match node.registry.get(assignment.partition) {
+        Some(partition) => partition,
+        None => match node.log.create_partition(assignment.partition, &assignment.topic) {
+            Ok(log) => node.registry.add(log, &node.hub),
+            Err(ChangeError::Deleted(_)) => {
+                warn!("{}/{} is assigned, but was deleted here", assignment.topic, assignment.partition);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    // A topic's settings and its number of partitions change without a new epoch.
+    partition.set_settings(&assignment.settings, node.options().log.roll);
+    partition.set_topic_partitions(assignment.partitions);
+    partition.assign(assignment.state.clone());
+    Ok(())
 }
 
 /// Carries updates out in the order of their coming. What runs when it is dropped is given up.

@@ -22,6 +22,18 @@ pub(crate) enum RequestError {
     NotLeader { partition: String },
     #[error("the leader epoch of {partition} is {current}, not {believed}: refresh the route, then retry")]
     OtherEpoch { partition: String, believed: LeaderEpoch, current: LeaderEpoch },
+    #[error("the leadership of {partition} ended first: it may have been stored")]
+    LeadershipLost { partition: String },
+    #[error("{in_sync} replicas of {partition} are in sync, {minimum} are needed: nothing was stored, retry")]
+    NotEnoughReplicas { partition: String, in_sync: u32, minimum: u32 },
+    #[error("the leader of {partition} cannot reach enough replicas to say whether what it knows is fresh: retry")]
+    NotFresh { partition: String },
+    #[error("protocol version {given} is newer than {known}: upgrade this broker first")]
+    NewerProtocol { given: u32, known: u32 },
+    #[error("this broker belongs to cluster {own}, not to {given}")]
+    OtherCluster { given: String, own: String },
+    #[error("this is broker {own} in another life, or not {given} at all: ask a sentinel where that is")]
+    OtherBroker { given: String, own: String },
     #[error("the topic of {partition} has been deleted")]
     Deleted { partition: String },
     #[error("more than {granted} batches of one producer are unanswered in one partition: wait for acks")]
@@ -55,6 +67,12 @@ impl RequestError {
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::Starting | Self::Stopping => ErrorKind::Unavailable,
             Self::NotLeader { .. } | Self::OtherEpoch { .. } => ErrorKind::NotLeader,
+            Self::LeadershipLost { .. } => ErrorKind::OutcomeUnknown,
+            Self::NotEnoughReplicas { .. } => ErrorKind::NotEnoughReplicas,
+            Self::NotFresh { .. } => ErrorKind::Unavailable,
+            Self::NewerProtocol { .. } => ErrorKind::Unsupported,
+            Self::OtherCluster { .. } => ErrorKind::Conflict,
+            Self::OtherBroker { .. } => ErrorKind::Fenced,
             Self::Deleted { .. } => ErrorKind::NotFound,
             Self::InFlight { .. } | Self::Calls { .. } => ErrorKind::Busy,
             Self::OutOfRange { .. } => ErrorKind::OutOfRange,

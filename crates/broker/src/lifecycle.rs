@@ -32,6 +32,9 @@ pub enum StopReason {
     },
     /// The sentinel belongs to another cluster than the data.
     OtherCluster(OtherCluster),
+    /// The disk has lost what was committed of a partition. The directory has a new storage id, so that the next start
+    /// fetches everything from the other replicas before it counts again.
+    LostData(String),
     /// The server that listens for clients ended.
     Server(String),
 }
@@ -41,6 +44,7 @@ impl StopReason {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Poisoned(_) | Self::Server(_) => ErrorKind::Internal,
+            Self::LostData(_) => ErrorKind::Corrupt,
             Self::Refused { kind, .. } => *kind,
             Self::OtherCluster(error) => error.kind(),
         }
@@ -53,6 +57,9 @@ impl fmt::Display for StopReason {
             Self::Poisoned(reason) => write!(out, "the storage engine failed: {reason}"),
             Self::Refused { message, .. } => write!(out, "the sentinel refuses this broker: {message}"),
             Self::OtherCluster(error) => error.fmt(out),
+            Self::LostData(partition) => {
+                write!(out, "its disk has lost committed records of {partition}: start it again, and it fetches them")
+            }
             Self::Server(reason) => write!(out, "the gRPC server ended: {reason}"),
         }
     }

@@ -14,6 +14,7 @@ use goulette_log::{
     RetentionEvent, SpaceEvent,
 };
 use goulette_logging::{error, info, warn};
+use goulette_replication::{Member, ReplicaOptions};
 use goulette_types::{BrokerId, ClusterId, Incarnation, PartitionId};
 use tokio::{
     net::TcpListener,
@@ -32,6 +33,7 @@ use crate::{
     partition::Partition,
     reads::DiskReads,
     registry::Registry,
+    replication::{Hub, hand_over, propose, tick},
     sentinel_link::{SentinelLink, endpoint},
     server,
     watched::Watched,
@@ -50,6 +52,7 @@ pub struct Broker {
     address: SocketAddr,
     server: JoinHandle<()>,
     link: JoinHandle<()>,
+    background: [JoinHandle<()>; 2],
     admin: Option<AdminServer>,
 }
 
@@ -63,6 +66,7 @@ pub(crate) struct Node {
     pub(crate) started_at_ms: u64,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) registry: Registry,
+    pub(crate) hub: Arc<Hub>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) budget: Budget,
     pub(crate) metrics: Metrics,
@@ -97,6 +101,7 @@ impl Broker {
             }
         };
         let node = Arc::new(Node::new(options, env, log, address));
+        node.hub.attach(&node);
         watched.show(&node);
         let failing: Weak<Node> = Arc::downgrade(&node);
         node.log.on_poison(Box::new(move |reason| {
@@ -107,7 +112,8 @@ impl Broker {
         let server = tokio::spawn(server::serve(Arc::clone(&node), listener));
         let (settled, first_attempt) = oneshot::channel();
         let link = SentinelLink::new(Arc::clone(&node), sentinels, settled);
-        let broker = Broker { link: tokio::spawn(link.run()), node, address, server, admin };
+        let background = [tokio::spawn(tick(Arc::clone(&node))), tokio::spawn(propose(Arc::clone(&node)))];
+        let broker = Broker { background, link: tokio::spawn(link.run()), node, address, server, admin };
         info!("broker {} listens on {address}", broker.node.options.id);
 
         // An error means that the link has ended, and the lifecycle says why.
@@ -153,6 +159,9 @@ impl Broker {
     /// If the log could not be closed cleanly. What was acknowledged is durable all the same.
     pub async fn stop(mut self) -> Result<(), FlushError> {
         let options = &self.node.options;
+        if self.node.lifecycle.phase() == Phase::Serving {
+            hand_over(&self.node).await;
+        }
         let deadline = Instant::now() + options.stop_deadline;
         if self.node.lifecycle.stop() {
             info!("broker {} stops", options.id);
@@ -179,6 +188,7 @@ impl Drop for Broker {
         self.node.lifecycle.stop();
         self.link.abort();
         self.server.abort();
+        self.background.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -287,12 +297,22 @@ fn say_of_space(broker: &BrokerId, event: &SpaceEvent) {
 impl Node {
     fn new(options: BrokerOptions, env: Env, log: Log, bound: SocketAddr) -> Self {
         let registry = Registry::default();
+        let incarnation = Incarnation(env.random.next_id());
+        let storage = log.identity().expect("the identity was made before the log was opened").storage;
+        let member = Member { broker: options.id.clone(), storage };
+        let hub = Hub::new(
+            Arc::clone(&env.clock),
+            member,
+            incarnation,
+            ReplicaOptions { lag_max: options.replica_lag_max, ..ReplicaOptions::default() },
+        );
         log.partitions().into_iter().for_each(|partition| {
-            registry.add(partition);
+            registry.add(partition, &hub);
         });
         Self {
+            hub,
             address: if options.advertise.is_empty() { bound.to_string() } else { options.advertise.clone() },
-            incarnation: Incarnation(env.random.next_id()),
+            incarnation,
             started_at_ms: u64::try_from(env.clock.wall_ms()).unwrap_or(0),
             lifecycle: Lifecycle::new(),
             registry,
@@ -365,6 +385,11 @@ impl Node {
 
     /// Must not go on. Leads nothing from here on; the owner of the broker hears of it by [`Broker::stopped`].
     pub(crate) fn fail(&self, reason: StopReason) {
+        if matches!(reason, StopReason::LostData(_))
+            && let Err(error) = self.log.renew_storage_id()
+        {
+            error!("cannot give the data directory a new storage id: {error}");
+        }
         if self.lifecycle.fail(reason.clone()) {
             error!("broker {} must stop: {reason}", self.options.id);
         }

@@ -35,6 +35,11 @@ pub struct BrokerOptions {
     pub calls_max: u32,
     /// Reads from disk at the same time. Default 4.
     pub disk_reads_max: u32,
+    /// A follower that has not held all of its leader's log for so long leaves the in-sync replicas. Default 5 s.
+    pub replica_lag_max: Duration,
+    /// Bytes per second that are read from fragments for each follower that has fallen behind, so that catching up does not
+    /// starve producers. Default 64 MiB.
+    pub catch_up_bytes_per_second: u32,
     /// How long a stop waits for streams and calls to end before it cuts them off; closing the log comes on top.
     /// Default 7 s.
     pub stop_deadline: Duration,
@@ -56,6 +61,8 @@ impl BrokerOptions {
             produce_bytes_max: 128 << 20,
             calls_max: 10_000,
             disk_reads_max: 4,
+            replica_lag_max: Duration::from_secs(5),
+            catch_up_bytes_per_second: 64 << 20,
             stop_deadline: Duration::from_secs(7),
         }
     }

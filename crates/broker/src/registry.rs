@@ -7,7 +7,7 @@ use std::{
 
 use goulette_types::{PartitionId, PartitionIndex, TopicId, TopicName};
 
-use crate::partition::Partition;
+use crate::{partition::Partition, replication::Hub};
 
 /// All partitions held, led or not.
 #[derive(Default)]
@@ -39,13 +39,13 @@ impl Registry {
     }
 
     /// Adds a partition, unless it is there; returns the one that is there.
-    pub(crate) fn add(&self, log: Arc<goulette_log::Partition>) -> Arc<Partition> {
+    pub(crate) fn add(&self, log: Arc<goulette_log::Partition>, hub: &Arc<Hub>) -> Arc<Partition> {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let id = log.id();
         if let Some(known) = tables.by_id.get(&id) {
             return Arc::clone(known);
         }
-        let partition = Partition::new(log);
+        let partition = Partition::new(log, hub);
         tables.by_id.insert(id, Arc::clone(&partition));
         let named = tables.by_name.entry(partition.topic().clone()).or_default();
         named.insert((id.topic, id.index), Arc::clone(&partition));

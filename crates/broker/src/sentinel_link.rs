@@ -160,14 +160,17 @@ impl SentinelLink {
             Err(end) => return end,
         };
         self.backoff = BACKOFF_FIRST;
+        self.node.hub.set_sentinel(Some(client.clone()));
         let period = registered.heartbeat_ms.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
         if self.state != State::Registered {
             info!("registered at sentinel {address} with {} partitions to lead", registered.assignments.len());
             self.state = State::Registered;
         }
         let pb::RegisterBrokerResponse { revision, assignments, deleted_topics, .. } = registered;
-        self.applier.submit(Update::new(revision, true, assignments, &deleted_topics));
-        self.beat(&mut client, Duration::from_millis(period.into())).await
+        self.applier.submit(Update::new(&self.node, revision, true, assignments, &deleted_topics));
+        let end = self.beat(&mut client, Duration::from_millis(period.into())).await;
+        self.node.hub.set_sentinel(None);
+        end
     }
 
     async fn register(&mut self, client: &mut SentinelClient<Channel>) -> Result<pb::RegisterBrokerResponse, End> {
@@ -227,7 +230,7 @@ impl SentinelLink {
                     Ok(Some(order)) => {
                         let pb::HeartbeatResponse { revision, assignments, deleted_topics, .. } = order;
                         if !assignments.is_empty() || !deleted_topics.is_empty() {
-                            self.applier.submit(Update::new(revision, false, assignments, &deleted_topics));
+                            self.applier.submit(Update::new(&self.node, revision, false, assignments, &deleted_topics));
                         }
                     }
                     Ok(None) => return End::Lost("it ended the heartbeat".to_owned()),

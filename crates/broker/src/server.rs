@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use goulette_proto::{
     FILE_DESCRIPTOR_SET,
-    pb::{admin_server::AdminServer, broker_server::BrokerServer},
+    pb::{admin_server::AdminServer, broker_server::BrokerServer, replication_server::ReplicationServer},
 };
 use tokio::net::TcpListener;
 use tonic::{
@@ -16,7 +16,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     lifecycle::{Phase, StopReason},
     node::Node,
-    service::{AdminService, BrokerService},
+    service::{AdminService, BrokerService, ReplicationService},
 };
 
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -31,6 +31,8 @@ const MESSAGE_SLACK_BYTES: usize = 64 << 10;
 /// For a unary call, or for the first answer of a stream.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
 const CONTROL_MESSAGE_BYTES: usize = 64 << 10;
+/// What a follower says at once: 10,000 partitions fit well.
+const REPORTS_BYTES: usize = 8 << 20;
 
 /// Serves until the broker stops and all streams have ended.
 pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
@@ -47,6 +49,8 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
     let reflection_alpha = described().build_v1alpha().expect("the compiler made the descriptors");
     let message_bytes_max = node.options().limits.batch_bytes_max as usize + MESSAGE_SLACK_BYTES;
     let broker = BrokerServer::new(BrokerService(Arc::clone(&node))).max_decoding_message_size(message_bytes_max);
+    let replication =
+        ReplicationServer::new(ReplicationService(Arc::clone(&node))).max_decoding_message_size(REPORTS_BYTES);
     let admin = AdminServer::new(AdminService(Arc::clone(&node))).max_decoding_message_size(CONTROL_MESSAGE_BYTES);
 
     let mut stop = node.lifecycle.signal();
@@ -62,6 +66,7 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
         .add_service(reflection)
         .add_service(reflection_alpha)
         .add_service(broker)
+        .add_service(replication)
         .add_service(admin)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             stop.stopping().await;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
-use goulette_log::{Partition, Retention, Roll};
+use goulette_log::{Retention, Roll};
 use goulette_logging::warn;
 
 /// The settings that a broker acts upon; none where the broker's own apply.
@@ -24,14 +24,13 @@ impl TopicSettings {
         }
     }
 
-    /// Puts the settings in force, where the broker's own would be `own`.
-    pub(crate) fn apply(&self, log: &Partition, own: Roll) {
-        log.set_roll(self.roll(own));
-        log.set_retention(self.retention);
+    /// What is kept.
+    pub(crate) fn retention(&self) -> Retention {
+        self.retention
     }
 
     /// When fragments are rolled, if otherwise than `own`.
-    fn roll(&self, own: Roll) -> Option<Roll> {
+    pub(crate) fn roll(&self, own: Roll) -> Option<Roll> {
         let roll = Roll { bytes: self.fragment_bytes.unwrap_or(own.bytes), age: self.fragment_age.unwrap_or(own.age) };
         (roll != own).then_some(roll)
     }

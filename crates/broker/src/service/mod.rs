@@ -8,6 +8,7 @@ mod parse;
 mod produce;
 mod publish;
 mod pull;
+mod replicate;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -32,6 +33,9 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// `goulette.v1.Broker`.
 pub(crate) struct BrokerService(pub(crate) Arc<Node>);
+
+/// `goulette.v1.Replication`.
+pub(crate) struct ReplicationService(pub(crate) Arc<Node>);
 
 /// `goulette.v1.Admin`.
 pub(crate) struct AdminService(pub(crate) Arc<Node>);
@@ -90,7 +94,8 @@ impl pb::broker_server::Broker for BrokerService {
         &self,
         request: Request<pb::FetchPositionRequest>,
     ) -> Result<Response<pb::FetchPositionResponse>, Status> {
-        Ok(Response::new(offsets::fetch_position(&self.0, request.get_ref())?))
+        let _place = self.place()?;
+        Ok(Response::new(offsets::fetch_position(&self.0, request.get_ref()).await?))
     }
 
     async fn publish(&self, request: Request<pb::PublishRequest>) -> Result<Response<pb::PublishResponse>, Status> {

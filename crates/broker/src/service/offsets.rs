@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use goulette_proto::{convert::partition_id, pb};
 use goulette_types::{GroupName, Offset, Timestamp};
-use tokio::sync::oneshot;
 
 use super::parse::name;
 use crate::{error::RequestError, node::Node, partition::Partition};
@@ -17,6 +16,7 @@ pub(super) async fn list_offsets(
     request: pb::ListOffsetsRequest,
 ) -> Result<pb::ListOffsetsResponse, RequestError> {
     let partition = led(node, &request.topic_id, request.partition)?;
+    partition.fresh().await?;
     let log = partition.log();
     let found = match request.timestamp_ms {
         Some(time) => {
@@ -47,33 +47,25 @@ pub(super) async fn commit_position(
     {
         return Err(RequestError::Taken { group: request.group, member });
     }
-    let (position, committed) = (Offset(request.position), partition.committed());
-    if position > committed {
-        return Err(RequestError::OutOfRange { given: position, start: partition.log().start(), end: committed });
+    // Up to the end: a new leader may know less of what is committed than its predecessor had told.
+    let (position, end) = (Offset(request.position), partition.log().end());
+    if position > end {
+        return Err(RequestError::OutOfRange { given: position, start: partition.log().start(), end });
     }
-    let (done, durable) = oneshot::channel();
-    partition.log().commit_position(
-        &group,
-        position,
-        Box::new(move |result| {
-            // Whoever asked may have gone away; the position is stored all the same.
-            let _ = done.send(result);
-        }),
-    );
-    match tokio::time::timeout(COMMIT_DEADLINE, durable).await {
-        Ok(Ok(result)) => result?,
-        Ok(Err(_)) => return Err(RequestError::Internal("the log dropped a position".to_owned())),
+    match tokio::time::timeout(COMMIT_DEADLINE, partition.commit_position(&group, position)).await {
+        Ok(result) => result?,
         Err(_) => return Err(RequestError::Late { seconds: COMMIT_DEADLINE.as_secs() }),
     }
     Ok(pb::CommitPositionResponse {})
 }
 
-pub(super) fn fetch_position(
+pub(super) async fn fetch_position(
     node: &Node,
     request: &pb::FetchPositionRequest,
 ) -> Result<pb::FetchPositionResponse, RequestError> {
     let partition = led(node, &request.topic_id, request.partition)?;
     let group: GroupName = name(&request.group)?;
+    partition.fresh().await?;
     Ok(pb::FetchPositionResponse { position: partition.log().position(&group).map(|position| position.0) })
 }
 

@@ -58,7 +58,10 @@ pub(super) async fn resolve(
     let at = start.and_then(|start| start.at.as_ref());
     match at.ok_or_else(|| RequestError::Invalid("the request does not say where to start".to_owned()))? {
         At::Beginning(_) => Ok(log.start()),
-        At::End(_) => Ok(partition.committed()),
+        At::End(_) => {
+            partition.fresh().await?;
+            Ok(partition.committed())
+        }
         At::Offset(given) => {
             // Up to the end, not only to what is committed: what is behind that will be, and the reader waits for it.
             let (given, start, end) = (Offset(*given), log.start(), log.end());

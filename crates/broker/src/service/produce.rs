@@ -3,19 +3,11 @@
 //! One state machine per stream, driven by whoever sends the answers. So a client that does not read its acks is not
 //! read from either, and a stream that is dropped leaves nothing behind but the batches that are in the WAL already.
 
-use std::{
-    collections::HashMap,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use goulette_log::{AppendDone, AppendError, Appended};
+use goulette_log::AppendError;
 use goulette_proto::{convert::partition_id, pb};
 use goulette_records::Batch;
 use goulette_types::{Acks, LeaderEpoch};
@@ -28,7 +20,12 @@ use super::{
     parse,
 };
 use crate::{
-    budget::Charge, error::RequestError, lifecycle::StopSignal, metrics::Metrics, node::Node, partition::Partition,
+    budget::Charge,
+    error::RequestError,
+    lifecycle::StopSignal,
+    metrics::Metrics,
+    node::Node,
+    partition::{Partition, Stored},
 };
 
 /// How long a batch waits for a log that is full before its producer is told so.
@@ -219,22 +216,28 @@ impl ProduceStream {
         })
     }
 
-    /// Hands the batch to the log, which answers through the queue.
+    /// Hands the batch to its partition, which answers through the queue.
     fn append(&mut self, append: Append, charge: Charge) {
-        let epoch = match append.partition.led_in(append.believed) {
-            Ok(epoch) => epoch,
-            Err(error) => return self.refuse(append.request_id, Some(append.window), error),
+        let Append { request_id, acks, window, .. } = append;
+        let observe = observe(&append.batch, append.arrived, self.node.metrics.clone());
+        let queue = Arc::clone(&self.acks);
+        let answer = move |result: Result<Stored, RequestError>| {
+            observe(&result);
+            let ack = match result {
+                Ok(stored) => acknowledged(request_id, stored),
+                Err(error) => refused(request_id, error),
+            };
+            queue.push(Settled { ack, window: Some(window) });
         };
-        let handover = Arc::new(Handover::default());
-        let done = done(&append, Arc::clone(&self.acks), charge, Arc::clone(&handover), self.node.metrics.clone());
-        append.partition.log().append(epoch, append.batch.clone(), done);
-        match handover.settle(TAKEN) {
-            TAKEN if append.acks == Acks::None => {
-                let ack = stored(append.request_id, Acks::None, Appended { base_offset: None, duplicate: false });
-                self.acks.push(Settled { ack, window: Some(append.window) });
+        let (partition, batch) = (&append.partition, append.batch.clone());
+        let untaken = partition.append(append.believed, acks, batch, Arc::new(charge), Box::new(answer));
+        match untaken {
+            Ok(()) => {}
+            Err((_, RequestError::Append(AppendError::Busy))) => self.wait_for_the_disk(append),
+            Err((answer, error)) => {
+                self.node.metrics.observe_refusal(error.kind());
+                answer(Err(error));
             }
-            BUSY => self.wait_for_the_disk(append),
-            _ => {}
         }
     }
 
@@ -292,80 +295,27 @@ async fn wait(waiting: Option<&mut Waiting>) -> Option<Charge> {
     }
 }
 
-/// What the log calls once for a batch: before the append returns, or later on the WAL's thread.
-fn done(
-    append: &Append,
-    queue: Arc<AckQueue>,
-    charge: Charge,
-    handover: Arc<Handover>,
-    metrics: Metrics,
-) -> AppendDone {
-    let Append { request_id, acks, window, .. } = *append;
-    let observe = observe(&append.batch, append.arrived, metrics.clone());
-    Box::new(move |result| {
-        drop(charge);
-        observe(&result);
-        let ack = match result {
-            Ok(_) if acks == Acks::None => return,
-            // With one replica, durable here is durable on every in-sync one: `leader` and `all` wait for the same.
-            Ok(appended) => stored(request_id, acks, appended),
-            Err(error) => {
-                let outcome = if matches!(error, AppendError::Busy) { BUSY } else { REFUSED };
-                let at_once = handover.settle(outcome) == outcome;
-                // Tried again by the stream.
-                if at_once && outcome == BUSY {
-                    return;
-                }
-                metrics.observe_refusal(error.kind());
-                // Answered by the stream already.
-                if !at_once && acks == Acks::None {
-                    return;
-                }
-                refused(request_id, error.into())
-            }
-        };
-        queue.push(Settled { ack, window: Some(window) });
-    })
-}
-
-/// Counts what the log has stored of a batch.
+/// Counts what was stored of a batch.
 pub(super) fn observe(
     batch: &Batch,
     arrived: Instant,
     metrics: Metrics,
-) -> impl FnOnce(&Result<Appended, AppendError>) + Send + 'static {
+) -> impl FnOnce(&Result<Stored, RequestError>) + Send + 'static {
     let (bytes, records) = (batch.encoded_bytes(), batch.record_count());
     move |result| match result {
-        Ok(Appended { duplicate: false, .. }) => metrics.observe_append(bytes, records, arrived.elapsed()),
-        Ok(Appended { duplicate: true, .. }) => metrics.observe_duplicate(),
+        Ok(Stored { duplicate: false, .. }) => metrics.observe_append(bytes, records, arrived.elapsed()),
+        Ok(Stored { duplicate: true, .. }) => metrics.observe_duplicate(),
         Err(_) => {}
     }
 }
 
-/// What came first: the return of the append, or a refusal.
-#[derive(Default)]
-struct Handover(AtomicU8);
-
-const OPEN: u8 = 0;
-const TAKEN: u8 = 1;
-const REFUSED: u8 = 2;
-const BUSY: u8 = 3;
-
-impl Handover {
-    /// Settles it, unless it is settled; says how it stands.
-    fn settle(&self, outcome: u8) -> u8 {
-        match self.0.compare_exchange(OPEN, outcome, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => outcome,
-            Err(earlier) => earlier,
-        }
-    }
-}
-
-fn stored(request_id: u64, acks: Acks, appended: Appended) -> pb::ProduceAck {
+fn acknowledged(request_id: u64, stored: Stored) -> pb::ProduceAck {
+    let Stored { base_offset, duplicate, acks } = stored;
     pb::ProduceAck {
         request_id,
-        base_offset: appended.base_offset.map(|offset| offset.0),
-        duplicate: appended.duplicate,
+        // Without an ack nothing is said of what becomes of it.
+        base_offset: base_offset.filter(|_| acks != Acks::None).map(|offset| offset.0),
+        duplicate: duplicate && acks != Acks::None,
         acks: pb::Acks::from(acks).into(),
         error: None,
     }

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use goulette_log::{AppendError, Appended};
 use goulette_proto::pb;
 use goulette_records::{Batch, BatchBuilder, Compression, PushError, RecordHeader, partition_for_key};
 use goulette_types::{Acks, LeaderEpoch, PartitionIndex, Timestamp};
@@ -15,7 +14,11 @@ use super::{
     parse::{acks, find, led, name},
     produce::observe,
 };
-use crate::{error::RequestError, node::Node, partition::Partition};
+use crate::{
+    error::RequestError,
+    node::Node,
+    partition::{Partition, Stored},
+};
 
 /// How long a batch may take to become durable before the caller is told that the outcome is unknown.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
@@ -44,17 +47,17 @@ pub(super) async fn publish(node: &Node, request: pb::PublishRequest) -> Result<
     let mut offsets = vec![0; records];
     let mut pending = Vec::with_capacity(parts.len());
     for Part { partition, epoch, batch, records: places } in parts {
-        let (done, durable) = oneshot::channel();
-        let charge = Arc::clone(&charge);
+        let (done, reached) = oneshot::channel();
         let observe = observe(&batch, Instant::now(), node.metrics.clone());
-        let done = move |result| {
-            drop(charge);
+        let answer = move |result| {
             observe(&result);
             // Whoever asked may have gone away; the batch is stored all the same.
             let _ = done.send(result);
         };
-        partition.log().append(epoch, batch, Box::new(done));
-        pending.push((places, durable));
+        if let Err((answer, error)) = partition.append(epoch, acks, batch, Arc::clone(&charge), Box::new(answer)) {
+            answer(Err(error));
+        }
+        pending.push((places, reached));
     }
     if acks == Acks::None {
         return Ok(pb::PublishResponse { offsets: Vec::new(), partitions });
@@ -62,8 +65,8 @@ pub(super) async fn publish(node: &Node, request: pb::PublishRequest) -> Result<
 
     let deadline = Instant::now() + PUBLISH_DEADLINE;
     let (sent, mut stored, mut failed) = (pending.len(), 0, None);
-    for (places, durable) in pending {
-        match settled(deadline, durable).await {
+    for (places, reached) in pending {
+        match settled(deadline, reached).await {
             Ok(appended) => {
                 stored += 1;
                 // Only a duplicate has no offset, and what is built here has no sequence to be recognised by.
@@ -84,10 +87,10 @@ pub(super) async fn publish(node: &Node, request: pb::PublishRequest) -> Result<
 
 async fn settled(
     deadline: Instant,
-    durable: oneshot::Receiver<Result<Appended, AppendError>>,
-) -> Result<Appended, RequestError> {
-    match timeout_at(deadline, durable).await {
-        Ok(Ok(result)) => Ok(result?),
+    reached: oneshot::Receiver<Result<Stored, RequestError>>,
+) -> Result<Stored, RequestError> {
+    match timeout_at(deadline, reached).await {
+        Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(RequestError::Internal("the log dropped a batch".to_owned())),
         Err(_) => Err(RequestError::Late { seconds: PUBLISH_DEADLINE.as_secs() }),
     }

@@ -11,5 +11,6 @@ mod fetch;
 mod harness;
 mod life;
 mod produce;
+mod replication;
 mod sentinel;
 mod unary;

@@ -32,6 +32,7 @@ pub(crate) struct Shared {
     applied: watch::Sender<u64>,
     registrations: watch::Sender<Vec<pb::RegisterBrokerRequest>>,
     unregistered: watch::Sender<u32>,
+    proposed: watch::Sender<Vec<pb::IsrProposal>>,
     refusal: Mutex<Option<Status>>,
     cluster: Mutex<u128>,
 }
@@ -51,6 +52,7 @@ impl FakeSentinel {
             applied: watch::Sender::new(0),
             registrations: watch::Sender::default(),
             unregistered: watch::Sender::new(0),
+            proposed: watch::Sender::default(),
             refusal: Mutex::default(),
             cluster: Mutex::new(0xc1),
         };
@@ -95,6 +97,30 @@ impl FakeSentinel {
         };
         self.order(|orders| orders.assignments.push(assignment)).await;
         id
+    }
+
+    /// Gives this assignment to the broker instead of an earlier one of the same partition, and waits until it is in force.
+    pub(crate) async fn put(&self, assignment: pb::Assignment) {
+        self.order(|orders| {
+            orders
+                .assignments
+                .retain(|other| (&other.topic, other.partition) != (&assignment.topic, assignment.partition));
+            orders.assignments.push(assignment);
+        })
+        .await;
+    }
+
+    /// Forgets all assignments, as for a broker that is about to start again.
+    pub(crate) fn forget(&self) {
+        self.shared.orders.send_modify(|orders| orders.assignments.clear());
+    }
+
+    /// Waits until the broker has proposed in-sync replicas that satisfy a condition, and returns them.
+    pub(crate) async fn proposed(&self, is: impl Fn(&[pb::InSync]) -> bool) -> Vec<pb::InSync> {
+        let mut proposed = self.shared.proposed.subscribe();
+        let find = |all: &Vec<pb::IsrProposal>| all.iter().rev().map(|one| one.isr.clone()).find(|isr| is(isr));
+        let all = soon(proposed.wait_for(|all| find(all).is_some())).await.unwrap();
+        find(&all).unwrap()
     }
 
     /// Deletes a topic, and waits until the broker has done so.
@@ -226,8 +252,41 @@ impl Sentinel for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
     }
 
-    async fn propose_isr(&self, _: Request<pb::ProposeIsrRequest>) -> Result<Response<pb::ProposeIsrResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
+    /// Accepts whatever is proposed on the newest state.
+    async fn propose_isr(
+        &self,
+        request: Request<pb::ProposeIsrRequest>,
+    ) -> Result<Response<pb::ProposeIsrResponse>, Status> {
+        let mut answers = Vec::new();
+        for proposal in request.into_inner().proposals {
+            let mut outcome = None;
+            self.0.orders.send_if_modified(|orders| {
+                let of_it = |one: &&mut pb::Assignment| {
+                    (&one.topic_id, one.partition) == (&proposal.topic_id, proposal.partition)
+                };
+                let Some(stored) = orders.assignments.iter_mut().find(of_it) else { return false };
+                let newest = stored.partition_epoch == proposal.partition_epoch;
+                if newest {
+                    stored.partition_epoch += 1;
+                    stored.isr = proposal.isr.clone();
+                }
+                let state = pb::IsrState {
+                    leader_epoch: stored.leader_epoch,
+                    partition_epoch: stored.partition_epoch,
+                    isr: stored.isr.clone(),
+                    eligible: Vec::new(),
+                    min_insync_replicas: stored.min_insync_replicas,
+                };
+                outcome = Some(match newest {
+                    true => pb::isr_answer::Outcome::Confirmed(state),
+                    false => pb::isr_answer::Outcome::Newer(state),
+                });
+                false
+            });
+            answers.push(pb::IsrAnswer { outcome });
+            self.0.proposed.send_modify(|all| all.push(proposal));
+        }
+        Ok(Response::new(pb::ProposeIsrResponse { answers }))
     }
 
     async fn hand_over(&self, _: Request<pb::HandOverRequest>) -> Result<Response<pb::HandOverResponse>, Status> {

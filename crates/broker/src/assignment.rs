@@ -1,0 +1,107 @@
+//! What a sentinel says of a partition, parsed once.
+
+use goulette_proto::{convert::partition_id, pb};
+use goulette_replication::{LeaderId, Member, PartitionState};
+use goulette_types::{
+    BrokerId, Incarnation, LeaderEpoch, NameError, PartitionEpoch, PartitionId, StorageId, TopicName,
+};
+
+use crate::{replication::PeerAddress, topic_settings::TopicSettings};
+
+/// A partition to lead or to follow.
+pub(crate) struct Assignment {
+    pub(crate) partition: PartitionId,
+    pub(crate) topic: TopicName,
+    pub(crate) state: PartitionState,
+    pub(crate) settings: TopicSettings,
+    /// How many the topic has.
+    pub(crate) partitions: u32,
+    /// Where the others are.
+    pub(crate) addresses: Vec<(BrokerId, PeerAddress)>,
+}
+
+impl Assignment {
+    /// Reads an assignment of this broker.
+    ///
+    /// # Errors
+    /// What makes no sense, in words.
+    pub(crate) fn parse(given: pb::Assignment, me: &Member, incarnation: Incarnation) -> Result<Self, String> {
+        let partition = partition_id(&given.topic_id, given.partition)?;
+        let topic: TopicName = given.topic.parse().map_err(|error| format!("{error}"))?;
+        if given.leader_epoch == 0 || given.leader_epoch > i32::MAX as u32 {
+            return Err(format!("leader epoch {} of {topic}/{}", given.leader_epoch, partition.index));
+        }
+        if given.partitions <= partition.index.0 {
+            return Err(format!("{topic}/{} of {} partitions", partition.index, given.partitions));
+        }
+        let mine = || LeaderId { broker: me.broker.clone(), incarnation };
+        let leader = match (given.role(), &given.leader) {
+            (pb::Role::Waiting, _) => None,
+            (pb::Role::Leader, None) => Some(mine()),
+            (_, Some(leader)) => Some(leader_id(leader)?),
+            (pb::Role::Follower, None) => return Err(format!("{topic}/{} follows nobody", partition.index)),
+        };
+        let replicas = given.replicas.iter().map(|replica| broker(&replica.broker)).collect::<Result<Vec<_>, _>>()?;
+        let isr = members(&given.isr)?;
+        let mut addresses = Vec::new();
+        for replica in given.replicas.iter().chain(&given.leader) {
+            if !replica.address.is_empty() {
+                let incarnation = id(&replica.incarnation).map(Incarnation)?;
+                addresses
+                    .push((broker(&replica.broker)?, PeerAddress { address: replica.address.clone(), incarnation }));
+            }
+        }
+        let state = PartitionState {
+            replicas: if replicas.is_empty() { vec![me.broker.clone()] } else { replicas },
+            isr: if isr.is_empty() { vec![me.clone()] } else { isr },
+            eligible: members(&given.eligible)?,
+            leader,
+            leader_epoch: LeaderEpoch(given.leader_epoch),
+            partition_epoch: PartitionEpoch(given.partition_epoch),
+            min_insync: given.min_insync_replicas.max(1),
+            min_wanted: None,
+            unclean: Some(LeaderEpoch(given.unclean_epoch)).filter(|epoch| epoch.0 > 0),
+            moving: None,
+            doubt: None,
+        };
+        let settings = TopicSettings::from_config(&given.config);
+        Ok(Self { partition, topic, state, settings, partitions: given.partitions, addresses })
+    }
+}
+
+/// A state with the in-sync replicas that a sentinel says are stored.
+///
+/// # Errors
+/// What makes no sense, in words.
+pub(crate) fn with_isr(state: PartitionState, stored: &pb::IsrState) -> Result<PartitionState, String> {
+    let isr = members(&stored.isr)?;
+    if isr.is_empty() {
+        return Err("no replica is in sync".to_owned());
+    }
+    Ok(PartitionState {
+        isr,
+        eligible: members(&stored.eligible)?,
+        leader_epoch: LeaderEpoch(stored.leader_epoch),
+        partition_epoch: PartitionEpoch(stored.partition_epoch),
+        min_insync: stored.min_insync_replicas.max(1),
+        ..state
+    })
+}
+
+fn leader_id(leader: &pb::ReplicaAddress) -> Result<LeaderId, String> {
+    Ok(LeaderId { broker: broker(&leader.broker)?, incarnation: Incarnation(id(&leader.incarnation)?) })
+}
+
+fn members(given: &[pb::InSync]) -> Result<Vec<Member>, String> {
+    let member =
+        |given: &pb::InSync| Ok(Member { broker: broker(&given.broker)?, storage: StorageId(id(&given.storage_id)?) });
+    given.iter().map(member).collect()
+}
+
+fn broker(name: &str) -> Result<BrokerId, String> {
+    name.parse().map_err(|error: NameError| error.to_string())
+}
+
+fn id(bytes: &[u8]) -> Result<u128, String> {
+    Incarnation::try_from(bytes).map(|id| id.0).map_err(|error| error.to_string())
+}
