@@ -225,6 +225,7 @@ impl Fetcher {
             Err(error) => return self.end_of(error),
         };
         let credit = Arc::clone(&self.credit);
+        let silence = self.setup.client.options().refresh_interval / 3;
         loop {
             let message = tokio::select! {
                 message = stream.message() => message,
@@ -233,6 +234,10 @@ impl Fetcher {
                     let _ = requests.send(pb::FetchRequest { open: None, credit_bytes: bytes }).await;
                     continue;
                 }
+                () = tokio::time::sleep(silence) => match self.elsewhere(leader).await {
+                    Some(error) => return End::Broken { error },
+                    None => continue,
+                },
             };
             let answer = match message {
                 Ok(Some(answer)) => answer,
@@ -249,6 +254,16 @@ impl Fetcher {
                 return end;
             }
         }
+    }
+
+    /// Nothing has come for a while: perhaps this leader is cut off, and another one leads.
+    async fn elsewhere(&self, leader: &Leader) -> Option<ClientError> {
+        let client = &self.setup.client;
+        let known = client.routes(&self.setup.routes.topic, false).await.ok()?;
+        let routes = client.refresh_routes(&known, Vec::new()).await.ok()?;
+        let moved = routes.leader(self.partition).is_ok_and(|now| now.broker != leader.broker);
+        let message = format!("broker {} does not lead the partition any more", leader.broker);
+        moved.then_some(ClientError::Refused { kind: ErrorKind::NotLeader, message })
     }
 
     async fn connect(

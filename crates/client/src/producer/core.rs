@@ -5,7 +5,8 @@
 //! - Batches are sent in order, no more unanswered at a time than the broker grants; a batch keeps its sequence number
 //!   through every retry, so the broker recognises what it has already.
 //! - When one is refused, nothing more is sent until all that is in flight is answered; then everything that is not
-//!   acknowledged is sent again, in order, after a pause. When the stream breaks, the same without waiting for answers.
+//!   acknowledged is sent again, in order, after a pause. When the stream breaks, or a broker that leads no longer is silent,
+//!   the same without waiting for answers.
 //! - A gap in the sequence (`OutOfOrder` for the oldest batch) means that an earlier batch was given up or lost. The
 //!   partition takes a new producer epoch, and its batches new numbers from 0: nothing of the old epoch is stored any
 //!   more once the new one was seen.
@@ -37,6 +38,9 @@ use crate::{
 
 /// Batches in flight on one stream, over all of its partitions; also the room of the queue in front of it.
 pub(crate) const LINK_BATCHES_MAX: usize = 1024;
+/// After so long without an answer to a request, a sentinel is asked whether somebody else leads.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// What the core must know of the producer's options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CoreOptions {
@@ -54,7 +58,7 @@ pub(crate) struct Core {
     partitions: Vec<Partition>,
     links: BTreeMap<BrokerId, Link>,
     /// Every request that is unanswered, also of batches that were given up meanwhile: they still count as in flight.
-    requests: HashMap<RequestId, (BrokerId, PartitionIndex)>,
+    requests: HashMap<RequestId, Sent>,
     next_request: RequestId,
     /// The newest one; a partition may still be at an older epoch, as brokers count epochs per partition.
     identity: Option<Identity>,
@@ -63,6 +67,14 @@ pub(crate) struct Core {
     unreachable: BTreeSet<BrokerId>,
     /// Batches that are not settled.
     unsettled: usize,
+}
+
+/// Where a request went, and when.
+#[derive(Clone, Debug)]
+struct Sent {
+    broker: BrokerId,
+    partition: PartitionIndex,
+    at: Instant,
 }
 
 /// The stream to one broker.
@@ -159,6 +171,7 @@ impl Core {
             }
             Event::Tick => {
                 self.expire(now, effects);
+                self.doubt_the_silent(now);
                 self.pump_all(now, effects);
             }
         }
@@ -183,7 +196,7 @@ impl Core {
         effects: &mut Vec<Effect>,
         apply: impl FnOnce(&mut Self, PartitionIndex, &mut Vec<Effect>),
     ) {
-        let Some((broker, partition)) = self.requests.remove(&request) else {
+        let Some(Sent { broker, partition, .. }) = self.requests.remove(&request) else {
             return;
         };
         let link = self.links.get_mut(&broker).expect("a request was sent over a link");
@@ -227,7 +240,8 @@ impl Core {
         link.failures += 1;
         link.in_flight = 0;
         link.state = LinkState::Down(now + self.pauses.pause(link.failures));
-        let lost: Vec<_> = self.requests.extract_if(|_, (on, _)| *on == broker).map(|(_, (_, at))| at).collect();
+        let lost: Vec<_> =
+            self.requests.extract_if(|_, sent| sent.broker == broker).map(|(_, sent)| sent.partition).collect();
         for partition in lost {
             self.partitions[partition.0 as usize].connection_lost(reason);
         }
@@ -255,6 +269,27 @@ impl Core {
         self.pump_all(now, effects);
     }
 
+    /// Who does not answer for long may lead no longer: perhaps a sentinel knows. From one that does lead no longer nothing
+    /// is waited for: cut off as it may be, it might never answer.
+    fn doubt_the_silent(&mut self, now: Instant) {
+        let silent = |sent: &Sent| now >= sent.at + SILENCE;
+        if !self.requests.values().any(silent) {
+            return;
+        }
+        self.refresh.wanted = true;
+        let partitions = &mut self.partitions;
+        let elsewhere = |sent: &Sent| {
+            let leader = &partitions[sent.partition.0 as usize].leader;
+            leader.as_ref().is_some_and(|leader| leader.broker != sent.broker)
+        };
+        let given_up: Vec<_> = self.requests.extract_if(|_, sent| silent(sent) && elsewhere(sent)).collect();
+        for (_, sent) in given_up {
+            let partition = &mut partitions[sent.partition.0 as usize];
+            self.links.get_mut(&sent.broker).expect("a request was sent over a link").in_flight -= 1;
+            partition.connection_lost("another broker leads the partition now");
+        }
+    }
+
     /// Gives up the batches whose time is up.
     fn expire(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let timeout = self.options.delivery_timeout;
@@ -262,7 +297,9 @@ impl Core {
         for index in 0..self.partitions.len() {
             while let Some(queued) = self.partitions[index].expired(now, timeout) {
                 let reason = self.obstacle(index);
-                silent.extend(queued.request.and_then(|request| self.requests.get(&request)).map(|(on, _)| on.clone()));
+                silent.extend(
+                    queued.request.and_then(|request| self.requests.get(&request)).map(|sent| sent.broker.clone()),
+                );
                 let error = match queued.may_be_stored() {
                     true => SendError::OutcomeUnknown { reason: format!("no answer within {timeout:?}: {reason}") },
                     false => SendError::Expired { timeout, reason },
@@ -356,7 +393,7 @@ impl Core {
             };
             self.next_request = RequestId(request.0 + 1);
             self.links.get_mut(&leader.broker).expect("looked at above").in_flight += 1;
-            self.requests.insert(request, (leader.broker.clone(), index));
+            self.requests.insert(request, Sent { broker: leader.broker.clone(), partition: index, at: now });
             effects.push(Effect::Send(Send {
                 request,
                 broker: leader.broker,

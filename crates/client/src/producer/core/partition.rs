@@ -120,7 +120,7 @@ impl Partition {
         self.leader.as_ref().is_some_and(|leader| leader.broker == *broker)
     }
 
-    /// What is in flight stays with the old leader until it answers, or its stream breaks.
+    /// What is in flight in another epoch of the same broker stays there until it answers, or its stream breaks.
     pub(super) fn led_by(&mut self, leader: Option<LeaderRef>) {
         if self.leader != leader {
             self.rewinding |= self.in_flight > 0;
@@ -240,7 +240,7 @@ impl Partition {
         self.retry(request, false, message, now, pauses);
     }
 
-    /// The stream broke under one of this partition's requests; called for each of them.
+    /// One of this partition's requests will not be answered any more; called for each of them.
     pub(super) fn connection_lost(&mut self, reason: &str) {
         for queued in &mut self.queue {
             queued.lost |= queued.request.take().is_some();

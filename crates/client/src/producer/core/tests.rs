@@ -231,6 +231,24 @@ fn a_new_leader_gets_nothing_while_the_old_one_may_still_store_something() {
 }
 
 #[test]
+fn an_old_leader_that_stays_silent_is_not_waited_for() {
+    let mut story = Story::connected(4);
+    story.close(P0).take();
+    // A sentinel is asked, once in a while, as long as nothing comes.
+    let asked = story.pass(Duration::from_secs(2)).take();
+    assert_eq!(asked, [Effect::Refresh { unreachable: vec![] }]);
+    story.step(Event::Routes(vec![led_by("b1")])).pass(Duration::from_millis(10));
+    assert_eq!(story.sent(), [], "it leads still");
+    story.step(Event::Routes(vec![led_by("b2")])).pass(Duration::from_millis(10)).up("b2", 4);
+    assert_eq!(story.sent(), [(2, 1, 0, 10)], "under its old number");
+    // Too late: what counts is what the new leader says.
+    story.ack(1, 10);
+    assert_eq!(story.settled(), []);
+    story.ack(2, 11);
+    assert_eq!(story.settled(), [(1, Ok(Some(11)))]);
+}
+
+#[test]
 fn a_hopeless_batch_fails_alone_and_the_rest_takes_a_new_epoch() {
     let mut story = Story::connected(3);
     story.close(P0).close(P0).close(P0).take();
