@@ -15,7 +15,7 @@ mod doubt;
 mod isr;
 mod replicas;
 
-pub use doubt::{Reported, report, suspect};
+pub use doubt::{Reported, distrust, report, suspect};
 pub use isr::{Proposal, propose_isr, set_minimum};
 pub use replicas::{cancel_move, finish_move, start_move};
 

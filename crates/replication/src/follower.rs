@@ -100,6 +100,10 @@ impl Follower {
                 _ => {}
             }
         }
+        if log.epochs.entries().is_empty() && log.written <= cut.end {
+            // A log that was emptied to start here has nothing to compare, and nothing to cut.
+            to = log.written;
+        }
         if cfg!(goulette_bug = "truncate_to_committed") {
             to = log.committed;
         }

@@ -201,7 +201,7 @@ impl Leader {
                 // Only what is durable here is ever sent, so that is where the newest epoch ends.
                 let shared = log.end_of(last.epoch);
                 let shared = shared.map(|shared| LogEnd { end: shared.end.min(log.durable), ..shared });
-                let cut = Cut { shared, start: log.start };
+                let cut = Cut { shared, start: log.start, end: log.durable };
                 self.send(broker, stream, FromLeader::Cut(cut), effects);
             }
             FromFollower::Confirm { end } => {

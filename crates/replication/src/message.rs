@@ -26,6 +26,8 @@ pub struct Cut {
     pub shared: Option<LogEnd>,
     /// The leader's first kept offset: a follower that has less starts there, empty.
     pub start: Offset,
+    /// The leader's durable end.
+    pub end: Offset,
 }
 
 /// Follower to leader, always with the leader epoch that it is meant for.

@@ -180,6 +180,8 @@ pub struct Replica {
     state: Option<PartitionState>,
     /// Epochs up to this one are over here, whatever the metadata says: see [`report`](Self::report).
     fenced: Option<LeaderEpoch>,
+    /// The doubt that is to be answered.
+    doubt: Option<(LeaderEpoch, PartitionEpoch)>,
     inner: Inner,
 }
 
@@ -190,12 +192,14 @@ pub enum Report {
     Ready(Reported),
     /// Appends or a truncation are under way to the disk: ask again when they are durable.
     NotSettled,
+    /// Nobody asked, or the doubt is settled.
+    NotWanted,
 }
 
 impl Replica {
     /// A partition as it was opened by this start of the broker.
     pub fn new(me: Member, incarnation: Incarnation, log: LogView, options: ReplicaOptions) -> Self {
-        Self { me, incarnation, options, log, state: None, fenced: None, inner: Inner::Idle }
+        Self { me, incarnation, options, log, state: None, fenced: None, doubt: None, inner: Inner::Idle }
     }
 
     /// The log as the core sees it.
@@ -237,7 +241,14 @@ impl Replica {
 
     /// Takes metadata, if it is newer than all before. A state in doubt may be older: it asks for a report.
     pub fn update(&mut self, now: Duration, state: PartitionState, effects: &mut Vec<Effect>) {
-        if state.doubt.is_some() {
+        if let Some(doubt) = &state.doubt {
+            let (given, seen) = (doubt.version(), self.seen());
+            if given.0 < seen.0 || given.1 < seen.1 {
+                // Settled since, or made without knowing what is known here: the next registration tells.
+                effects.push(Effect::Stale { given: given.0, seen: seen.0 });
+                return;
+            }
+            self.doubt = Some(given);
             self.resign(effects);
             effects.push(Effect::ReportWanted);
             return;
@@ -253,6 +264,7 @@ impl Replica {
         }
         let same_epoch = self.state.as_ref().is_some_and(|known| known.leader_epoch == state.leader_epoch);
         self.state = Some(state.clone());
+        self.doubt = None;
         let mine = LeaderId { broker: self.me.broker.clone(), incarnation: self.incarnation };
         let leads_here = match &state.leader {
             Some(leader) if cfg!(goulette_bug = "old_leadership_after_restart") => leader.broker == self.me.broker,
@@ -482,13 +494,12 @@ impl Replica {
     /// What to tell the sentinel when it doubts the stored ISR. From this call on the replica neither leads nor follows
     /// in any epoch that it has seen, so the report stays true.
     pub fn report(&mut self, effects: &mut Vec<Effect>) -> Report {
-        let (leader_epoch, partition_epoch) = self.seen();
-        self.fenced = Some(leader_epoch);
+        let Some(answers) = self.doubt else { return Report::NotWanted };
+        self.fenced = Some(answers.0);
         self.resign(effects);
         if !self.log.is_settled() {
             return Report::NotSettled;
         }
-        let (member, log) = (self.me.clone(), self.log.last());
-        Report::Ready(Reported { member, leader_epoch, partition_epoch, log })
+        Report::Ready(Reported { member: self.me.clone(), answers, log: self.log.last() })
     }
 }

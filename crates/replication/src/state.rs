@@ -81,6 +81,13 @@ pub struct PartitionState {
     pub doubt: Option<Doubt>,
 }
 
+impl Doubt {
+    /// What tells one doubt from another; a replica that has seen more does not answer it.
+    pub fn version(&self) -> (LeaderEpoch, PartitionEpoch) {
+        (self.leader_epoch, self.partition_epoch)
+    }
+}
+
 impl PartitionState {
     /// A new partition without a leader, all of whose `members` are in sync (they are empty); the first is preferred.
     ///

@@ -3,24 +3,23 @@
 use goulette_types::{BrokerId, LeaderEpoch, PartitionEpoch};
 
 use super::{Live, Refusal, changed, lead};
-use crate::state::{LogEnd, Member, PartitionState};
+use crate::state::{Doubt, LogEnd, Member, PartitionState};
 
-/// What a broker says of a partition when it registers. From then on it neither appends nor follows in `leader_epoch` or
-/// an earlier one, so what it reported stays true.
+/// What a replica says when the store doubts its ISR. From then on it neither appends nor follows in any epoch that it has
+/// seen, so what it reported stays true.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reported {
     /// The broker with its disk.
     pub member: Member,
-    /// The highest leader epoch that it has seen, in metadata or in its log.
-    pub leader_epoch: LeaderEpoch,
-    /// The highest partition epoch that it has seen.
-    pub partition_epoch: PartitionEpoch,
+    /// The doubt that it answers: [`Doubt::version`]. An answer to an earlier one says nothing about the log of today.
+    pub answers: (LeaderEpoch, PartitionEpoch),
     /// Where its log stands.
     pub log: LogEnd,
 }
 
 /// A replica has seen later metadata than the store holds: from this write on nobody leads, and every replica is to
-/// report (one that is live now, too: what it said at registration may change until it knows of the doubt).
+/// report. To be called with what a broker has seen in the very transaction that makes it live: so a doubt is never older
+/// than what a live broker knows, and reports on an older one are dropped.
 ///
 /// # Errors
 /// [`Refusal::Unchanged`] if the store is not behind what the replica has seen.
@@ -29,37 +28,45 @@ pub fn suspect(
     leader_epoch: LeaderEpoch,
     partition_epoch: PartitionEpoch,
 ) -> Result<PartitionState, Refusal> {
-    let known = state.doubt.clone().unwrap_or_default();
-    let seen_leader = known.leader_epoch.max(state.leader_epoch);
-    let seen_partition = known.partition_epoch.max(state.partition_epoch);
+    let (seen_leader, seen_partition) = state.doubt.as_ref().map_or(state.version(), Doubt::version);
     if leader_epoch <= seen_leader && partition_epoch <= seen_partition {
         return Err(Refusal::Unchanged);
     }
+    let mut next = distrust(state);
+    if let Some(doubt) = &mut next.doubt {
+        doubt.leader_epoch = doubt.leader_epoch.max(leader_epoch);
+        doubt.partition_epoch = doubt.partition_epoch.max(partition_epoch);
+    }
+    Ok(next)
+}
+
+/// Puts the stored ISR in doubt whatever anybody has seen: what a restored backup says is old, and a broker that has seen
+/// nothing later may still be the wrong one to lead.
+#[must_use]
+pub fn distrust(state: &PartitionState) -> PartitionState {
     let mut next = state.clone();
-    let doubt = next.doubt.get_or_insert_default();
-    doubt.leader_epoch = doubt.leader_epoch.max(leader_epoch);
-    doubt.partition_epoch = doubt.partition_epoch.max(partition_epoch);
+    let (leader_epoch, partition_epoch) = state.doubt.as_ref().map_or(state.version(), Doubt::version);
+    next.doubt = Some(Doubt { leader_epoch, partition_epoch, reports: Vec::new() });
     next.leader = None;
     next.eligible.clear();
-    changed(state, next)
+    next.partition_epoch = PartitionEpoch(state.partition_epoch.0 + 1);
+    next
 }
 
 /// Takes what a replica reports in doubt. Once all replicas have reported, the one with the highest (epoch, end), which
 /// holds all that any of them knows to be committed, leads as the only in-sync member.
 ///
 /// # Errors
-/// [`Refusal::Unchanged`] without a doubt, or if the report is known; [`Refusal::NotReplica`].
+/// [`Refusal::Unchanged`] without this doubt, or if the report is known; [`Refusal::NotReplica`].
 pub fn report(state: &PartitionState, reported: &Reported, live: &impl Live) -> Result<PartitionState, Refusal> {
     if !state.replicas.contains(&reported.member.broker) {
         return Err(Refusal::NotReplica(reported.member.broker.clone()));
     }
-    if state.doubt.is_none() {
+    if state.doubt.as_ref().is_none_or(|doubt| doubt.version() != reported.answers) {
         return Err(Refusal::Unchanged);
     }
     let mut next = state.clone();
     let mut doubt = next.doubt.take().unwrap_or_default();
-    doubt.leader_epoch = doubt.leader_epoch.max(reported.leader_epoch).max(reported.log.epoch);
-    doubt.partition_epoch = doubt.partition_epoch.max(reported.partition_epoch);
     doubt.reports.retain(|(member, _)| member.broker != reported.member.broker);
     doubt.reports.push((reported.member.clone(), reported.log));
     doubt.reports.sort();
