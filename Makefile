@@ -100,6 +100,12 @@ test-large: build ## a million lines through the real binary, with kill -9 of br
 test-deliberate-bugs: ## builds known mistakes in, one at a time: the crash tests must find each (BUG: only that one)
 	@scripts/test-deliberate-bugs.sh $(BUG)
 
+sim: ## one simulated run of a cluster (SEED=1; TRACE=1: every event)
+	@$(CARGO) run -q --profile sim --locked -p goulette-sim -- "$(or $(SEED),1)" $(if $(TRACE),trace)
+
+sim-many: ## many simulated runs (N=10000, FIRST=1): stops at the first broken promise and names its seed
+	@$(CARGO) run -q --profile sim --locked -p goulette-sim -- "$(or $(FIRST),1)" "$(or $(N),10000)"
+
 test-powerloss: build ## 50 real power cuts of an ext4 image under load (needs root; exits 77 where it cannot run)
 	@GOULETTE_BIN=$(CURDIR)/bin/goulette $(CARGO) test --locked -p goulette --test powerloss
 

@@ -86,7 +86,8 @@ impl Follower {
         effects: &mut Vec<Effect>,
     ) -> Result<(), StopReason> {
         let Phase::Asked(asked) = self.phase else { return Ok(()) };
-        let mut to = Offset::ZERO;
+        // Without a shared epoch nothing that is kept here is the leader's; what retention has removed was committed.
+        let mut to = if log.start <= cut.end { log.start } else { cut.start };
         if let Some(shared) = cut.shared {
             let own = log.end_of(shared.epoch);
             match own {
@@ -100,15 +101,11 @@ impl Follower {
                 _ => {}
             }
         }
-        if log.epochs.entries().is_empty() && log.written <= cut.end {
-            // A log that was emptied to start here has nothing to compare, and nothing to cut.
-            to = log.written;
-        }
         if cfg!(goulette_bug = "truncate_to_committed") {
             to = log.committed;
         }
-        // Behind the leader's start nothing is kept any more: begin there, empty.
-        let restart = to < cut.start;
+        // Below the leader's start nothing is kept there, below the own start nothing here: begin anew, empty.
+        let restart = to < cut.start || to < log.start;
         let to = to.max(cut.start);
         let unclean = self.unclean.is_some_and(|unclean| log.epochs.last() < unclean);
         if to < log.committed && !unclean {

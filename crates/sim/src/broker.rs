@@ -66,6 +66,12 @@ impl Broker {
     }
 }
 
+impl Process {
+    fn is_up(&self, stream: Stream) -> bool {
+        self.up.is_some_and(|(_, known, _)| known == stream)
+    }
+}
+
 impl World {
     pub(crate) fn start_broker(&mut self, index: u8) {
         if self.brokers[index as usize].process.is_some() {
@@ -361,7 +367,7 @@ impl World {
         self.decide(index, |replica, _, _| replica.stream_closed(&name, stream));
         let Some(process) = self.process(index) else { return };
         process.down.remove(&stream);
-        if process.up.is_some_and(|(_, known, _)| known == stream) {
+        if process.is_up(stream) {
             process.up = None;
             let life = self.brokers[index as usize].life;
             let pause = self.random.time(millis(10), millis(300));
@@ -451,27 +457,17 @@ impl World {
                     self.decide(index, |replica, now, effects| replica.from_follower(now, &name, message, effects));
                 }
             }
-            Message::ToFollower(message) => {
-                if process.up.is_some_and(|(_, known, _)| known == message.stream) {
-                    self.decide(index, |replica, _, effects| replica.from_leader(message, effects));
-                }
+            Message::ToFollower(message) if process.is_up(message.stream) => {
+                self.decide(index, |replica, _, effects| replica.from_leader(message, effects));
             }
-            Message::Batches { stream, epoch, base, records, committed, start } => {
-                if process.up.is_some_and(|(_, known, _)| known == stream) {
-                    self.take_batches(index, (stream, epoch), base, &records, committed, start);
-                }
+            Message::Batches { stream, epoch, base, records, committed, start } if process.is_up(stream) => {
+                self.take_batches(index, (stream, epoch), base, &records, committed, start);
             }
-            Message::RegisterAgain { incarnation } => {
-                if process.incarnation == incarnation {
-                    process.registered = false;
-                }
-            }
-            Message::Assign { incarnation, state } => {
-                if process.incarnation == incarnation {
-                    process.registered = true;
-                    process.reporting &= state.doubt.is_some();
-                    self.decide(index, |replica, now, effects| replica.update(now, state, effects));
-                }
+            Message::RegisterAgain { incarnation } if process.incarnation == incarnation => process.registered = false,
+            Message::Assign { incarnation, state } if process.incarnation == incarnation => {
+                process.registered = true;
+                process.reporting &= state.doubt.is_some();
+                self.decide(index, |replica, now, effects| replica.update(now, state, effects));
             }
             Message::Probe { sentinel } => {
                 let incarnation = process.incarnation;

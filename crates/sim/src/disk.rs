@@ -45,7 +45,10 @@ impl Log {
         match entry {
             Entry::Append(record) => self.records.push(record),
             Entry::Truncate { to, restart: true } => *self = Log { start: to, ..Log::default() },
-            Entry::Truncate { to, restart: false } => self.records.truncate(to.saturating_sub(self.start) as usize),
+            Entry::Truncate { to, restart: false } => {
+                self.records.truncate(to.saturating_sub(self.start) as usize);
+                self.before = self.before.filter(|before| before.start < Offset(to));
+            }
             Entry::Trim { start } => {
                 let gone = (start.min(self.end()).saturating_sub(self.start)) as usize;
                 if gone > 0 {

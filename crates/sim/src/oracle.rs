@@ -223,7 +223,7 @@ impl World {
         }
         for (index, broker) in self.brokers.iter().enumerate() {
             let Some(process) = &broker.process else { continue };
-            if process.replica.follows().is_none() && process.replica.leader().is_none() {
+            if !self.store.metadata.partition.replicas.contains(&broker.name) {
                 continue;
             }
             for offset in process.log.start..process.log.end() {

@@ -118,7 +118,7 @@ impl World {
         sentinel.ticks += 1;
         let turn = sentinel.ticks;
         self.after(TICK, Event::SentinelTick { sentinel: index, life });
-        self.to_store(index, Message::Campaign { sentinel: index });
+        self.tell_store(index, Message::Campaign { sentinel: index });
         let sentinel = &mut self.sentinels[index as usize];
         let Some(metadata) = sentinel.cache.clone() else { return };
         if turn.is_multiple_of(3) {
@@ -178,7 +178,7 @@ impl World {
         }
     }
 
-    fn to_store(&mut self, index: u8, message: Message) {
+    fn tell_store(&mut self, index: u8, message: Message) {
         self.exchange(Node::Sentinel(index), Node::Store, message);
     }
 
@@ -235,7 +235,7 @@ impl World {
         sentinel.attempt = Some(attempt);
         let life = sentinel.life;
         self.after(STORE_PATIENCE, Event::StoreTimeout { sentinel: index, life, attempt });
-        self.to_store(index, message(attempt));
+        self.tell_store(index, message(attempt));
     }
 
     pub(crate) fn sentinel_hears(&mut self, index: u8, from: Node, message: Message) {

@@ -73,6 +73,7 @@ pub(crate) enum Refusal {
 }
 
 /// What happens next.
+#[allow(clippy::large_enum_variant, reason = "nearly all events are deliveries; boxing them would cost what it saves")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Event {
     Deliver {
