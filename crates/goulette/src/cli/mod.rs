@@ -9,7 +9,9 @@ mod config;
 mod etcd;
 mod log;
 mod logging;
+mod membership;
 mod sentinel;
+mod store;
 mod topic;
 mod values;
 
@@ -27,7 +29,9 @@ pub(crate) use etcd::{
 };
 pub(crate) use log::{DirFlags, DumpFlags, LogCommand};
 pub(crate) use logging::{LevelSetting, LoggingFlags};
+pub(crate) use membership::{JoinFlags, LeaveFlags, MembersFlags, MembershipCommand};
 pub(crate) use sentinel::SentinelFlags;
+pub(crate) use store::{ClusterState, Host, Member as ClusterMember, StoreFlags};
 pub(crate) use topic::{AlterFlags, CreateFlags, DeleteFlags, DescribeFlags, ListFlags, TopicCommand};
 pub(crate) use values::{AdminAddress, HostPort, KeyValue, ListenAddress, SyncChoice};
 
@@ -58,10 +62,11 @@ pub(crate) enum Command {
     Broker(BrokerFlags),
     /// Run a sentinel: it knows the topics and which broker leads what
     ///
-    /// In this version there is one sentinel, which keeps the metadata in its own folder ("traditional mode"): start
-    /// it with -enable-embedded-etcd=false. SIGTERM and SIGINT stop it within 10 seconds; SIGHUP reopens the log file
-    /// and reads the log level again.
-    Sentinel(SentinelFlags),
+    /// The metadata is in an etcd that runs inside of the sentinel (the default; several sentinels form one cluster by
+    /// -etcd-initial-cluster), in an etcd of yours (-enable-embedded-etcd=false -etcd-endpoints ..), or, without either,
+    /// in the folder of exactly one sentinel (-enable-embedded-etcd=false). SIGTERM and SIGINT stop it within 10 seconds;
+    /// SIGHUP reopens the log file and reads the log level again.
+    Sentinel(Box<SentinelFlags>),
     /// Run an etcd v3 server, with etcd's own flags
     ///
     /// It takes the flags and ETCD_ variables of etcd 3.6, or a file in its format (--config-file), and serves the same

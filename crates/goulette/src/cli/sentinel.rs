@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use goulette_types::{ClusterId, SentinelId};
 
-use super::{AdminAddress, ConfigFlag, HostPort, ListenAddress, LoggingFlags};
+use super::{AdminAddress, ConfigFlag, HostPort, ListenAddress, LoggingFlags, MembershipCommand, StoreFlags};
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct SentinelFlags {
+    #[command(subcommand)]
+    pub(crate) membership: Option<MembershipCommand>,
+
     /// Name in the cluster, 1 to 64 of A-Z a-z 0-9 . _ -; the data folder remembers it
     #[arg(long, default_value = "sentinel1")]
     pub(crate) id: SentinelId,
@@ -45,25 +49,8 @@ pub(crate) struct SentinelFlags {
     #[arg(long, value_name = "ID")]
     pub(crate) cluster_id: Option<ClusterId>,
 
-    /// Run an etcd inside of the sentinel for the metadata: not in this version, say false
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "etcd")]
-    pub(crate) enable_embedded_etcd: bool,
-
-    /// External etcd servers for the metadata, host:port, comma-separated: not in this version [default: none]
-    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', help_heading = "etcd")]
-    pub(crate) etcd_endpoints: Vec<String>,
-
-    /// Port of the embedded etcd for its clients
-    #[arg(long, value_name = "PORT", default_value_t = 2379, help_heading = "etcd")]
-    pub(crate) etcd_port: u16,
-
-    /// Port of the embedded etcd for its peers
-    #[arg(long, value_name = "PORT", default_value_t = 2380, help_heading = "etcd")]
-    pub(crate) etcd_peer_port: u16,
-
-    /// Folder of the embedded etcd
-    #[arg(long, value_name = "FOLDER", default_value = "default.etcd", help_heading = "etcd")]
-    pub(crate) etcd_data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreFlags,
 
     #[command(flatten)]
     pub(crate) config: ConfigFlag,

@@ -24,7 +24,7 @@ use crate::{
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Broker(flags) => broker::run(flags).await,
-        Command::Sentinel(flags) => sentinel::run(flags).await,
+        Command::Sentinel(flags) => sentinel::run(*flags).await,
         Command::Etcd(flags) => etcd::run(flags).await,
         Command::Client(flags) => client::run(flags).await,
         Command::Topic(command) => topic::run(command).await,
