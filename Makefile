@@ -1,7 +1,9 @@
 # Goulette: the index of chores. `make` alone lists them.
 #
 # Variables:  ID, PORT      of the broker or sentinel to run          TOPIC, MESSAGE, FILE, GROUP   of the clients
-#             YES=1         answer yes (clean-data)                   PREFIX                        of install
+#             YES=1         answer yes (clean-data, etcd-clean)       PREFIX                        of install
+#             ETCD_ENDPOINTS, ETCD_PREFIX    an etcd of yours         ETCD_PORT, ETCD_PEER_PORT     of the one run here
+#             ETCD, ETCDCTL                  etcd's own programs, where they are not on the PATH
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,15 +15,16 @@ PREFIX ?= /usr/local
 TOPIC ?= test
 GROUP ?= default
 SENTINEL_PORT ?= 50052
-SENTINEL ?= 127.0.0.1:$(SENTINEL_PORT)
+# Whom brokers and clients ask: SENTINEL, or the sentinels that run here, or where one would run.
+WHOM = "$(or $(SENTINEL),$$(scripts/sentinel.sh addresses))"
 
-export TOPIC GROUP SENTINEL
+export TOPIC GROUP SENTINEL SENTINEL_PORT ETCD ETCDCTL ETCD_ENDPOINTS ETCD_PREFIX ETCD_PORT ETCD_PEER_PORT
 
 # None of them is a file.
 .PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' Makefile)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  \033[1m%-30s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##@ build
 
@@ -51,26 +54,70 @@ clean-data: ## data/ and logs/, after asking (YES=1: without); refuses while som
 ##@ run
 
 run-sentinel: build ## a sentinel in the foreground, without etcd (ID, PORT)
-	@exec scripts/service.sh run sentinel "$(or $(ID),sentinel1)" "$(or $(PORT),$(SENTINEL_PORT))" -enable-embedded-etcd=false
+	@exec scripts/sentinel.sh run traditional "$(or $(ID),sentinel1)" "$(or $(PORT),$(SENTINEL_PORT))"
 
 run-broker: build ## a broker in the foreground (ID, PORT, SENTINEL)
-	@exec scripts/service.sh run broker "$(or $(ID),broker1)" "$(or $(PORT),50051)" -sentinel "$(SENTINEL)"
+	@exec scripts/service.sh run broker "$(or $(ID),broker1)" "$(or $(PORT),50051)" -sentinel $(WHOM)
 
 run-producer: build ## send MESSAGE, or every line of FILE (- is standard input), to TOPIC
-	@exec bin/client -mode producer -sentinel "$(SENTINEL)" -topic "$(TOPIC)" \
+	@exec bin/client -mode producer -sentinel $(WHOM) -topic "$(TOPIC)" \
 		$(if $(FILE),-file "$(FILE)",-message "$(or $(MESSAGE),Hello from Goulette)")
 
 run-consumer: build ## print the records of TOPIC as GROUP until Ctrl-C
-	@exec bin/client -mode consumer -sentinel "$(SENTINEL)" -topic "$(TOPIC)" -group "$(GROUP)"
+	@exec bin/client -mode consumer -sentinel $(WHOM) -topic "$(TOPIC)" -group "$(GROUP)"
 
 run-all: deps build ## sentinel and broker in the background, and real messages through them
-	@scripts/run-all.sh
+	@scripts/run-all.sh traditional
+
+run-all-with-etcd: deps build ## the same with an external etcd, which is started unless ETCD_ENDPOINTS names one
+	@scripts/run-all.sh etcd
+
+run-all-embedded: deps build ## the same with the etcd inside of the sentinel
+	@scripts/run-all.sh embedded
 
 status: ## what runs, and whether it serves
 	@scripts/service.sh status
 
 stop-all: ## stop what these targets started, and nothing else
 	@scripts/service.sh stop-all
+
+##@ with etcd
+
+run-etcd: build ## an etcd in the foreground: a real one where it is installed, else goulette etcd
+	@exec scripts/etcd.sh run
+
+run-sentinel-with-etcd: build ## a sentinel in the foreground with its metadata in that etcd (or in ETCD_ENDPOINTS)
+	@exec scripts/sentinel.sh run etcd "$(or $(ID),sentinel1)" "$(or $(PORT),$(SENTINEL_PORT))"
+
+run-sentinel-embedded: build ## a sentinel in the foreground with an etcd inside
+	@exec scripts/sentinel.sh run embedded "$(or $(ID),sentinel1)" "$(or $(PORT),$(SENTINEL_PORT))"
+
+run-sentinel-cluster-embedded: build ## three sentinels in the background, whose embedded etcds form one cluster
+	@scripts/sentinel.sh cluster embedded-cluster
+
+run-etcd-cluster: build ## three etcds in the background
+	@scripts/etcd.sh cluster
+
+run-sentinel-cluster: build ## three sentinels in the background with their metadata in those etcds (or in ETCD_ENDPOINTS)
+	@scripts/sentinel.sh cluster etcd-cluster
+
+etcd-status: build ## health, sizes, leader and alarms of the etcd
+	@scripts/etcd.sh status
+
+etcd-topics: build ## topics and their replicas, as they are stored
+	@scripts/etcd.sh topics
+
+etcd-operations: build ## the operation log, as it is stored
+	@scripts/etcd.sh operations
+
+etcd-clean: build ## all our metadata in the etcd, after asking (YES=1: without); other keys stay
+	@scripts/etcd.sh clean "$(YES)"
+
+etcd-backup: build ## our metadata into backups/ and, in embedded mode, a whole snapshot
+	@scripts/etcd.sh backup "$(or $(BACKUPS),backups)"
+
+etcd-restore: build ## the metadata of FILE, which etcd-backup wrote, into an etcd without topics of ours
+	@scripts/etcd.sh restore "$(FILE)"
 
 ##@ check
 
@@ -119,6 +166,15 @@ test-etcd-store: ## the metadata store against a real etcd (ETCD_BIN: its progra
 test-etcd-robustness: build ## three etcd members killed, stopped, cut off: linearizable? (MINUTES=5; needs root; else exits 77)
 	@MINUTES=$(or $(MINUTES),5) ETCD_SERVER="$(or $(ETCD_SERVER),$(CURDIR)/bin/goulette etcd)" \
 		$(CARGO) test --locked -p goulette --test robustness
+
+test-embedded-etcd: build ## the etcd integration example against a sentinel with an embedded etcd of its own
+	@scripts/test-embedded-etcd.sh
+
+test-modes: build ## the integration suite in all three modes, external against real etcds (ETCD_BIN, ETCD_34_BIN; exits 77 without)
+	@scripts/test-modes.sh
+
+test-quickstart: ## every command of the first README, in a fresh clone, each with its effect checked
+	@scripts/test-quickstart.sh
 
 test-python: build ## publish and pull from Python, by grpcio
 	@scripts/test-python.sh

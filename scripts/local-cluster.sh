@@ -39,12 +39,14 @@ until_serving() {
   done
 }
 
+# Where the sentinel keeps its metadata: a script may say otherwise.
+store_flags=(-enable-embedded-etcd=false)
 sentinel=127.0.0.1:$(free_port)
 broker=127.0.0.1:$(free_port)
 
 start_sentinel() {
   "$goulette" sentinel -address "$sentinel" -data "$work/sentinel" -log-dir "$work/logs" \
-    -enable-embedded-etcd=false -admin-address 127.0.0.1:0 "$@" >> "$work/sentinel.out" 2>&1 &
+    "${store_flags[@]}" -admin-address 127.0.0.1:0 "$@" >> "$work/sentinel.out" 2>&1 &
   sentinel_pid=$!
   until_serving sentinel "$sentinel" "$sentinel_pid"
 }

@@ -58,11 +58,41 @@ pub(crate) fn signal(child: &Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid, signal).expect("the child takes a signal");
 }
 
+/// Where the sentinel keeps its metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(dead_code, reason = "of the test programs that share this file not all need all")]
+pub(crate) enum Store {
+    /// In its own folder.
+    #[default]
+    Folder,
+    /// In an etcd that the test runs, below a prefix.
+    External { endpoints: String, prefix: String },
+    /// In an etcd of its own, with these ports for clients and peers.
+    Embedded { port: u16, peer_port: u16 },
+}
+
+impl Store {
+    fn flags(&self) -> Vec<String> {
+        match self {
+            Self::Folder => vec!["-enable-embedded-etcd=false".to_owned()],
+            Self::External { endpoints, prefix } => vec![
+                "-enable-embedded-etcd=false".to_owned(),
+                format!("-etcd-endpoints={endpoints}"),
+                format!("-etcd-prefix={prefix}"),
+            ],
+            Self::Embedded { port, peer_port } => {
+                vec![format!("-etcd-port={port}"), format!("-etcd-peer-port={peer_port}")]
+            }
+        }
+    }
+}
+
 /// One sentinel and one broker with data in a folder of their own; killed at the end.
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
     pub(crate) sentinel_address: String,
     pub(crate) broker_address: String,
+    pub(crate) store: Store,
     sentinel_flags: Vec<String>,
     broker_flags: Vec<String>,
     pub(crate) sentinel: Option<Child>,
@@ -91,6 +121,7 @@ impl Cluster {
             dir: TempDir::new().expect("a folder for the test"),
             sentinel_address: format!("127.0.0.1:{}", free_port()),
             broker_address: format!("127.0.0.1:{}", free_port()),
+            store: Store::default(),
             sentinel_flags: owned(sentinel_flags),
             broker_flags: owned(broker_flags),
             sentinel: None,
@@ -141,14 +172,17 @@ impl Cluster {
     }
 
     pub(crate) fn start_sentinel(&mut self) {
-        let child = self.spawn(
-            "sentinel",
-            &["-address", &self.sentinel_address, "-enable-embedded-etcd=false", "-admin-address", "127.0.0.1:0"],
-            &self.sentinel_flags,
-        );
-        self.sentinel = Some(child);
+        self.launch_sentinel();
         let address = self.sentinel_address.clone();
         self.until_serving(&address);
+    }
+
+    /// Starts the sentinel and does not wait.
+    pub(crate) fn launch_sentinel(&mut self) {
+        let more = [&self.store.flags()[..], &self.sentinel_flags].concat();
+        let flags = ["-address", &self.sentinel_address, "-admin-address", "127.0.0.1:0"];
+        let child = self.spawn("sentinel", &flags, &more);
+        self.sentinel = Some(child);
     }
 
     pub(crate) fn start_broker(&mut self) {
