@@ -1,0 +1,100 @@
+//! An external etcd that is away, late, or asks for a password.
+
+use std::{fs, process::Command};
+
+use rustix::process::Signal;
+
+use crate::{
+    cluster::{Store, eventually, signal, text},
+    mode::{Mode, RealEtcd, ask, ask_json},
+};
+
+fn external(mode: &Mode) -> &RealEtcd {
+    let Mode::External(etcd) = mode else { panic!("a case of the external mode") };
+    etcd
+}
+
+pub(crate) fn etcd_away(mode: &Mode) {
+    let etcd = external(mode).another();
+    let mut cluster = mode.prepare(&[]);
+    cluster.store = Store::External { endpoints: etcd.endpoint(), prefix: "/goulette".to_owned() };
+    cluster.start_sentinel();
+    cluster.start_broker();
+    cluster.produce("orders", b"a\n");
+
+    signal(&etcd.child, Signal::STOP);
+    eventually("the status says that the etcd is silent", || {
+        let status = ask_json(&cluster, &["cluster", "status"]);
+        (status["store"]["healthy"] == false).then_some(())
+    });
+    ask(&cluster, &["topic", "describe", "orders"]);
+    // Produce and consume need no metadata that changes.
+    cluster.produce("orders", b"b\n");
+    assert_eq!(cluster.consume("orders"), b"a\nb\n");
+    let refused = cluster.run(&["topic", "create", "later", "--sentinel", &cluster.sentinel_address]);
+    assert!(!refused.status.success(), "a write is refused: {}", text(&refused));
+    signal(&etcd.child, Signal::CONT);
+    eventually("writes work again", || {
+        let made = cluster.run(&["topic", "create", "again", "--sentinel", &cluster.sentinel_address]);
+        (made.status.success() || text(&made).contains("exists")).then_some(())
+    });
+    eventually("the etcd is healthy", || {
+        (ask_json(&cluster, &["cluster", "status"])["store"]["healthy"] == true).then_some(())
+    });
+}
+
+pub(crate) fn etcd_absent_at_the_start(mode: &Mode) {
+    let mut etcd = external(mode).another();
+    etcd.kill();
+    let mut cluster = mode.prepare(&[]);
+    cluster.store = Store::External { endpoints: etcd.endpoint(), prefix: "/goulette".to_owned() };
+    cluster.launch_sentinel();
+    let log = cluster.dir.path().join("logs/sentinel_sentinel1.log");
+    let waits = |log: &str| log.lines().filter(|line| line.contains("WARN") && line.contains(&etcd.endpoint())).count();
+    eventually("the log says for whom it waits", || (waits(&fs::read_to_string(&log).ok()?) > 0).then_some(()));
+    assert!(!cluster.run(&["health", &cluster.sentinel_address]).status.success(), "it is not ready");
+    assert!(waits(&fs::read_to_string(&log).unwrap()) <= 2, "one line, not one for each attempt");
+    etcd.restart();
+    cluster.until_serving(&cluster.sentinel_address);
+    cluster.start_broker();
+    cluster.produce("orders", b"a\n");
+}
+
+pub(crate) fn wrong_password(mode: &Mode) {
+    let Some(etcdctl) = std::env::var_os("ETCDCTL_BIN") else {
+        panic!("ETCDCTL_BIN names the etcdctl that makes the users")
+    };
+    let etcd = external(mode).another();
+    let ctl = |arguments: &[&str]| {
+        let output = Command::new(&etcdctl).args(["--endpoints", &etcd.endpoint()]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    };
+    ctl(&["role", "add", "queue"]);
+    ctl(&["role", "grant-permission", "queue", "--prefix=true", "readwrite", "/goulette/"]);
+    ctl(&["user", "add", "root:root-secret"]);
+    ctl(&["user", "grant-role", "root", "root"]);
+    ctl(&["user", "add", "goulette:right-secret"]);
+    ctl(&["user", "grant-role", "goulette", "queue"]);
+    ctl(&["auth", "enable"]);
+
+    let mut cluster = mode.prepare(&["-etcd-username=goulette", "-etcd-password-file=password"]);
+    cluster.store = Store::External { endpoints: etcd.endpoint(), prefix: "/goulette".to_owned() };
+    fs::write(cluster.dir.path().join("password"), "wrong-secret\n").unwrap();
+    cluster.launch_sentinel();
+    let log = cluster.dir.path().join("logs/sentinel_sentinel1.log");
+    eventually("the log tells of the credentials", || {
+        let log = fs::read_to_string(&log).ok()?;
+        log.contains("authentication failed").then_some(())
+    });
+    assert!(!cluster.run(&["health", &cluster.sentinel_address]).status.success(), "it is not ready");
+    cluster.kill_sentinel();
+
+    fs::write(cluster.dir.path().join("password"), "right-secret\n").unwrap();
+    cluster.start_sentinel();
+    cluster.start_broker();
+    cluster.produce("orders", b"a\n");
+    assert_eq!(cluster.consume("orders"), b"a\n");
+    let shown = cluster.run(&["config", "show", "sentinel", "-etcd-password-file=password"]);
+    let said = cluster.said() + &text(&shown);
+    assert!(!said.contains("right-secret") && !said.contains("wrong-secret"), "no secret is told: {said}");
+}

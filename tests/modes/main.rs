@@ -1,0 +1,89 @@
+//! The integration suite: the same cases in all three modes, and some that only one mode can have. See `README.md`.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test of the outside uses the outside")]
+
+#[path = "../blackbox/cluster.rs"]
+mod cluster;
+
+mod brokers;
+mod discovery;
+mod election;
+mod etcd;
+mod metadata;
+mod mode;
+mod records;
+mod topics;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::Instant,
+};
+
+use mode::Mode;
+
+type Case = (&'static str, fn(&Mode));
+
+/// In every mode.
+const CASES: &[Case] = &[
+    ("produce_then_consume", records::produce_then_consume),
+    ("topics", topics::topics),
+    ("auto_creation", topics::auto_creation),
+    ("operations", metadata::operations),
+    ("sentinel_killed", metadata::sentinel_killed),
+    ("sentinel_stopped_while_producing", records::sentinel_stopped_while_producing),
+    ("broker_restarted", brokers::broker_restarted),
+    ("owner_killed", brokers::owner_killed),
+    ("broker_paused", brokers::broker_paused),
+    ("one_id_twice", brokers::one_id_twice),
+    ("false_alarm", discovery::false_alarm),
+    ("broker_added", brokers::broker_added),
+    ("many_creators", topics::many_creators),
+    ("export_and_import", metadata::export_and_import),
+    ("adopted", metadata::adopted),
+    ("foreign_cluster", brokers::foreign_cluster),
+];
+
+/// In embedded mode.
+const EMBEDDED: &[Case] = &[("leader_killed_again_and_again", election::leader_killed_again_and_again)];
+
+/// With an external etcd.
+const EXTERNAL: &[Case] = &[
+    ("etcd_away", etcd::etcd_away),
+    ("etcd_absent_at_the_start", etcd::etcd_absent_at_the_start),
+    ("wrong_password", etcd::wrong_password),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let (modes, missing) = mode::modes();
+    let (mut ran, mut failed) = (0, Vec::new());
+    for mode in &modes {
+        let more = match mode {
+            Mode::Folder => &[][..],
+            Mode::Embedded => EMBEDDED,
+            Mode::External(_) => EXTERNAL,
+        };
+        for (name, case) in CASES.iter().chain(more) {
+            if !wanted.is_empty() && !wanted.iter().any(|wanted| name.contains(wanted.as_str())) {
+                continue;
+            }
+            let began = Instant::now();
+            let passed = catch_unwind(AssertUnwindSafe(|| case(mode))).is_ok();
+            ran += 1;
+            let word = if passed { "ok" } else { "FAILED" };
+            println!("{mode} {name} ... {word} ({:.1} s)", began.elapsed().as_secs_f64());
+            if !passed {
+                failed.push(format!("{mode} {name}"));
+            }
+        }
+    }
+    println!("{ran} cases in {} modes, {} failed: {failed:?}", modes.len(), failed.len());
+    match (failed.is_empty() && ran > 0, missing) {
+        (false, _) => ExitCode::FAILURE,
+        (true, Some(why)) => {
+            println!("{why}");
+            ExitCode::from(77)
+        }
+        (true, None) => ExitCode::SUCCESS,
+    }
+}
