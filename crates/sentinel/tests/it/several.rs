@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use goulette_env::Env;
@@ -18,7 +18,7 @@ use goulette_types::{ClusterId, ErrorKind};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::harness::{Client, FakeBroker, PATIENCE, ask, eventually, options, refusal};
