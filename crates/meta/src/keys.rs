@@ -19,12 +19,12 @@ use bytes::Bytes;
 use goulette_types::{BrokerId, ErrorKind, PartitionId, SentinelId, TopicId, TopicName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub use broker::{BrokerRecord, BrokerState};
+pub use broker::{BrokerRecord, BrokerState, Leaving};
 pub use cluster::ClusterRecord;
 pub use counter::{Counter, CounterRecord};
 pub use deleted::DeletedRecord;
 pub use operation::{Operation, OperationId, OperationRecord};
-pub use partition::{InSync, Leader, PartitionRecord};
+pub use partition::{InDoubt, InSync, Leader, Moving, PartitionRecord, ReportedEnd};
 pub use sentinel::SentinelRecord;
 pub use topic::TopicRecord;
 

@@ -100,7 +100,7 @@ pub struct MetaTxn {
 }
 
 impl MetaTxn {
-    /// Keys that one transaction may name, guards included: a default etcd takes 128 operations.
+    /// Keys that one transaction may write, and guards that it may have: a default etcd takes 128 of each.
     pub const KEYS_MAX: usize = 100;
     /// Bytes that its keys and values may have: a default etcd takes 1.5 MiB.
     pub const BYTES_MAX: usize = 512 << 10;
@@ -110,7 +110,7 @@ impl MetaTxn {
     /// # Errors
     /// [`MetaError::TooLarge`].
     pub fn check(&self) -> Result<(), MetaError> {
-        let keys = self.guards.len() + self.writes.len();
+        let keys = self.guards.len().max(self.writes.len());
         let bytes = self.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
         if keys > Self::KEYS_MAX || bytes > Self::BYTES_MAX {
             return Err(MetaError::TooLarge { keys, bytes });

@@ -24,6 +24,29 @@ pub(super) mod text {
     }
 }
 
+/// A noun that may be absent.
+pub(super) mod optional_text {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(in crate::keys) fn serialize<T: Display, S: Serializer>(noun: &Option<T>, out: S) -> Result<S::Ok, S::Error> {
+        match noun {
+            Some(noun) => out.collect_str(noun),
+            None => out.serialize_none(),
+        }
+    }
+
+    pub(in crate::keys) fn deserialize<'de, T, D>(input: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(input)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
 /// A list of nouns, each as its text.
 pub(super) mod texts {
     use std::{fmt::Display, str::FromStr};
@@ -42,6 +65,41 @@ pub(super) mod texts {
         let texts = Vec::<String>::deserialize(input)?;
         texts.into_iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
     }
+}
+
+/// A list of lists of nouns, each as its text.
+pub(super) mod lists {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(in crate::keys) fn serialize<T: Display, S: Serializer>(lists: &[Vec<T>], out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(lists.iter().map(|nouns| nouns.iter().map(ToString::to_string).collect::<Vec<_>>()))
+    }
+
+    pub(in crate::keys) fn deserialize<'de, T, D>(input: D) -> Result<Vec<Vec<T>>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let lists = Vec::<Vec<String>>::deserialize(input)?;
+        let list = |texts: Vec<String>| texts.into_iter().map(|text| text.parse().map_err(D::Error::custom)).collect();
+        lists.into_iter().map(list).collect()
+    }
+}
+
+/// Whether a flag is what its absence means.
+pub(super) fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// Whether a broker's weight is what its absence means.
+pub(super) fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
+pub(super) fn one() -> u32 {
+    1
 }
 
 macro_rules! number {
@@ -66,3 +124,4 @@ number!(leader_epoch, LeaderEpoch, u32);
 number!(partition_epoch, PartitionEpoch, u64);
 number!(partition_index, PartitionIndex, u32);
 number!(timestamp, Timestamp, i64);
+number!(offset, Offset, u64);

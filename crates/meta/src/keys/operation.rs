@@ -56,11 +56,85 @@ pub enum Operation {
         #[serde(with = "codec::text")]
         cluster_id: ClusterId,
     },
-    /// A broker came that was not known before: it takes part in placement.
+    /// A broker takes part in placement: one that was not known before, or with another share or rack.
     AddBrokerToHashRing {
         /// Which.
         #[serde(with = "codec::text")]
         broker: BrokerId,
+        /// Its share of partitions beside the others'.
+        #[serde(default = "codec::one", skip_serializing_if = "codec::is_one")]
+        weight: u32,
+        /// Replicas of one partition avoid each other's racks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rack: Option<String>,
+    },
+    /// A broker was removed on an operator's order.
+    RemoveBrokerFromHashRing {
+        /// Which.
+        #[serde(with = "codec::text")]
+        broker: BrokerId,
+    },
+    /// Leaders proposed other in-sync replicas.
+    ChangeInSyncReplicas {
+        /// The leader.
+        #[serde(with = "codec::text")]
+        broker: BrokerId,
+        /// Of how many partitions in this transaction.
+        partitions: u32,
+    },
+    /// A broker that is about to stop, or whose disk hangs, hands its leaderships over.
+    HandOver {
+        /// Which.
+        #[serde(with = "codec::text")]
+        broker: BrokerId,
+        /// How many in this transaction.
+        partitions: u32,
+    },
+    /// Leaders were elected: after a change that an earlier sentinel left half done, or to restore the preferred ones.
+    ElectLeaders {
+        /// Of how many partitions in this transaction.
+        partitions: u32,
+    },
+    /// An operator let a replica lead that may lack committed records.
+    ElectLeaderUnclean {
+        /// The partition's topic.
+        #[serde(with = "codec::text")]
+        topic_id: TopicId,
+        /// The partition.
+        #[serde(with = "codec::partition_index")]
+        partition: PartitionIndex,
+        /// The replica.
+        #[serde(with = "codec::text")]
+        broker: BrokerId,
+    },
+    /// Partitions began to move to other replicas, went on, were finished or cancelled.
+    ReassignPartitions {
+        /// How many in this transaction.
+        partitions: u32,
+    },
+    /// An operator ordered everything away from a broker, or took that back.
+    DrainBroker {
+        /// Which.
+        #[serde(with = "codec::text")]
+        broker: BrokerId,
+        /// Whether the order stands.
+        ordered: bool,
+    },
+    /// Partitions that brokers hold became known again.
+    AdoptPartitions {
+        /// Their topic's id.
+        #[serde(with = "codec::text")]
+        topic_id: TopicId,
+        /// Its name.
+        #[serde(with = "codec::text")]
+        topic: TopicName,
+        /// How many in this transaction.
+        partitions: u32,
+    },
+    /// Metadata was taken over from elsewhere.
+    ImportMetadata {
+        /// The generation that this began.
+        generation: u64,
     },
     /// A broker's new start registered, and was elected where it holds the data.
     RegisterBroker {
@@ -110,9 +184,9 @@ pub enum Operation {
         /// The first one.
         #[serde(with = "codec::partition_index")]
         first: PartitionIndex,
-        /// Where: one broker for each partition from the first on.
-        #[serde(with = "codec::texts")]
-        brokers: Vec<BrokerId>,
+        /// Where: the replicas of each partition from the first on, the preferred leader first.
+        #[serde(default, with = "codec::lists")]
+        replicas: Vec<Vec<BrokerId>>,
     },
     /// A topic's config or partition count was changed.
     AlterTopic {
@@ -132,4 +206,12 @@ pub enum Operation {
         #[serde(with = "codec::text")]
         topic: TopicName,
     },
+}
+
+impl Operation {
+    /// The name that it is stored under: `registerBroker`.
+    pub fn name(&self) -> String {
+        let name = serde_json::to_value(self).ok().and_then(|value| Some(value.get("name")?.as_str()?.to_owned()));
+        name.unwrap_or_default()
+    }
 }

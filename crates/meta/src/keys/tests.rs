@@ -53,9 +53,15 @@ fn entries() -> Vec<(Entry, &'static str, &'static str)> {
                 PartitionRecord {
                     replicas: vec![broker.clone()],
                     isr: vec![InSync { broker: broker.clone(), storage: StorageId(2) }],
+                    eligible: Vec::new(),
                     leader: Some(Leader { broker: broker.clone(), incarnation: Incarnation(3) }),
                     leader_epoch: LeaderEpoch(4),
                     partition_epoch: PartitionEpoch(5),
+                    min_insync_replicas: 1,
+                    min_wanted: None,
+                    unclean_epoch: LeaderEpoch(0),
+                    moving: None,
+                    doubt: None,
                     operation,
                 },
             ),
@@ -72,6 +78,12 @@ fn entries() -> Vec<(Entry, &'static str, &'static str)> {
                     state: BrokerState::Live,
                     since: Timestamp(5),
                     release: "0.1.0".to_owned(),
+                    weight: 1,
+                    rack: None,
+                    replicates: false,
+                    hands_over: false,
+                    hangs: false,
+                    leaving: None,
                     operation,
                 },
             ),
@@ -92,12 +104,12 @@ fn entries() -> Vec<(Entry, &'static str, &'static str)> {
                     operation: Operation::GenerateTopicReplicas {
                         topic_id: topic_id(),
                         first: PartitionIndex(0),
-                        brokers: vec![broker],
+                        replicas: vec![vec![broker]],
                     },
                 },
             ),
             "/goulette/operations/00000000000000000007",
-            r#"{"version":1,"at_ms":5,"request_id":"r1","name":"generateTopicReplicas","topic_id":"000000000000000000000000000000ab","first":0,"brokers":["broker1"]}"#,
+            r#"{"version":1,"at_ms":5,"request_id":"r1","name":"generateTopicReplicas","topic_id":"000000000000000000000000000000ab","first":0,"replicas":[["broker1"]]}"#,
         ),
         (
             Entry::Counter(Counter::Producer, CounterRecord { next: 9 }),
@@ -169,7 +181,10 @@ fn operations_have_the_names_that_people_look_for() {
     let broker: BrokerId = "b".parse().unwrap();
     let named = |operation: &Operation| serde_json::to_value(operation).unwrap()["name"].as_str().unwrap().to_owned();
     let (incarnation, storage) = (Incarnation(1), StorageId(2));
-    assert_eq!(named(&Operation::AddBrokerToHashRing { broker: broker.clone() }), "addBrokerToHashRing");
+    assert_eq!(
+        named(&Operation::AddBrokerToHashRing { broker: broker.clone(), weight: 1, rack: None }),
+        "addBrokerToHashRing"
+    );
     let register = Operation::RegisterBroker { broker: broker.clone(), incarnation, storage, elected: 0 };
     assert_eq!(named(&register), "registerBroker");
     let unregister = Operation::UnregisterBroker { broker: broker.clone(), incarnation };
