@@ -11,7 +11,7 @@ use goulette_logging::{debug, info, warn};
 use goulette_proto::{
     PROTOCOL_VERSION,
     pb::{self, sentinel_client::SentinelClient},
-    status::kind_of,
+    status::{kind_of, leader_of},
 };
 use goulette_types::{ClusterId, ErrorKind, Revision};
 use tokio::{
@@ -37,6 +37,8 @@ const UNREGISTER_DEADLINE: Duration = Duration::from_secs(1);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 /// What a sentinel may ask for.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u32> = 20..=60_000;
+/// How often in a row the broker goes where a sentinel sends it, before it takes its own list again.
+const REDIRECTIONS_MAX: u32 = 3;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A message from a sentinel: 10,000 assignments with their settings fit well.
@@ -56,6 +58,9 @@ pub(crate) struct SentinelLink {
     settled: Option<Settled>,
     state: State,
     backoff: Duration,
+    /// The sentinel that another one has named as the one that leads, and how often in a row one has.
+    redirected: Option<(String, Endpoint)>,
+    redirections: u32,
 }
 
 /// What the log was told last: one line per change, none per attempt.
@@ -76,6 +81,8 @@ enum End {
     Forgotten,
     /// Not reachable, not ready, or gone.
     Lost(String),
+    /// Another sentinel leads: this one names its address.
+    Elsewhere(String),
 }
 
 /// The address as something to dial.
@@ -105,20 +112,39 @@ impl SentinelLink {
             settled: Some(settled),
             state: State::Unknown,
             backoff: BACKOFF_FIRST,
+            redirected: None,
+            redirections: 0,
         }
     }
 
     /// Runs until the broker stops.
     pub(crate) async fn run(mut self) {
-        for turn in 0.. {
-            let (address, endpoint) = self.sentinels[turn % self.sentinels.len()].clone();
+        let mut turn = 0;
+        loop {
+            let (address, endpoint) = match self.redirected.take() {
+                Some(leader) => leader,
+                None => self.sentinels[turn % self.sentinels.len()].clone(),
+            };
             match self.session(&address, endpoint).await {
+                End::Elsewhere(leader) => {
+                    debug!("sentinel {address} does not lead, the one at {leader} does");
+                    if self.redirections < REDIRECTIONS_MAX
+                        && let Some(endpoint) = self::endpoint(&leader)
+                    {
+                        self.redirections += 1;
+                        self.redirected = Some((leader, endpoint));
+                        continue;
+                    }
+                    self.report_loss(&address, "it names one that does not lead either");
+                }
                 End::Stopping => return,
                 End::Refused(reason) => return self.node.fail(reason),
                 End::Forgotten => info!("sentinel {address} does not know this broker any more: registers anew"),
                 End::Lost(reason) => self.report_loss(&address, &reason),
             }
-            let all_tried = (turn + 1) % self.sentinels.len() == 0;
+            self.redirections = 0;
+            turn += 1;
+            let all_tried = turn % self.sentinels.len() == 0;
             if all_tried && let Some(settled) = self.settled.take() {
                 let _ = settled.send(());
             }
@@ -267,6 +293,11 @@ impl SentinelLink {
 /// Whether a failed call means that this broker must not go on, or only that this sentinel is no help now.
 fn refusal(status: &Status) -> End {
     let (kind, message) = (kind_of(status), status.message().to_owned());
+    if kind == ErrorKind::NotLeader
+        && let Some(leader) = leader_of(status)
+    {
+        return End::Elsewhere(leader);
+    }
     match kind {
         ErrorKind::Conflict | ErrorKind::Fenced | ErrorKind::Invalid | ErrorKind::Unsupported => {
             End::Refused(StopReason::Refused { kind, message })
@@ -303,6 +334,7 @@ pub(crate) fn registration(node: &Node) -> pb::RegisterBrokerRequest {
                 partition: partition.id().index.0,
                 leader_epoch: partition.log().last_epoch().0,
                 end: partition.log().end().0,
+                ..Default::default()
             })
             .collect(),
         producer_id_max: held
