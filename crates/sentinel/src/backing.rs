@@ -39,6 +39,14 @@ impl Backing {
         }
     }
 
+    /// The store.
+    pub(crate) fn store(&self) -> Arc<dyn MetaStore> {
+        match self {
+            Self::Local(store) => Arc::clone(store) as Arc<dyn MetaStore>,
+            Self::Etcd { store, .. } => Arc::clone(store) as Arc<dyn MetaStore>,
+        }
+    }
+
     /// The store's leases, where several sentinels share it.
     pub(crate) fn leases(&self) -> Option<Arc<dyn MetaLeases>> {
         match self {

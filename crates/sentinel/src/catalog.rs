@@ -10,9 +10,14 @@ use goulette_meta::{
         BrokerRecord, BrokerState, ClusterRecord, Counter, CounterRecord, PartitionRecord, SentinelRecord, TopicRecord,
     },
 };
+use goulette_replication::controller::LiveBroker;
 use goulette_types::{
-    BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, PartitionId, PartitionIndex, Revision, SentinelId, StorageId,
-    TopicId, TopicName,
+    BrokerId, Incarnation, PartitionId, PartitionIndex, Revision, SentinelId, StorageId, TopicId, TopicName,
+};
+
+use crate::{
+    partition_state,
+    placement::{Member, Ring},
 };
 
 /// A record and the revision that wrote it.
@@ -32,7 +37,7 @@ pub(crate) struct Catalog {
     partitions: BTreeMap<PartitionId, At<PartitionRecord>>,
     /// The partitions that each broker is to hold.
     held: BTreeMap<BrokerId, BTreeSet<PartitionId>>,
-    brokers: BTreeMap<BrokerId, BrokerRecord>,
+    brokers: BTreeMap<BrokerId, At<BrokerRecord>>,
     deleted: HashMap<TopicId, Revision>,
     /// The same in the order of their deletion.
     deletions: BTreeSet<(Revision, TopicId)>,
@@ -43,33 +48,52 @@ pub(crate) struct Catalog {
     foreign: BTreeMap<String, String>,
 }
 
-/// What a broker has to lead.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a broker has to lead or to follow.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Assignment {
     pub(crate) partition: PartitionId,
     pub(crate) topic: TopicName,
-    pub(crate) leader_epoch: LeaderEpoch,
-    pub(crate) partition_epoch: PartitionEpoch,
     pub(crate) config: BTreeMap<String, String>,
     /// How many partitions the topic has.
     pub(crate) partitions: u32,
+    pub(crate) role: AssignedRole,
+    pub(crate) record: PartitionRecord,
+    /// The leader's place among the replicas, if somebody leads.
+    pub(crate) leader: Option<BrokerId>,
+    /// Every replica with its registration; only for a broker that replicates.
+    pub(crate) replicas: Vec<(BrokerId, Option<BrokerRecord>)>,
+}
+
+/// What a broker is to be for a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AssignedRole {
+    Leader,
+    Follower,
+    /// Nobody leads now.
+    Waiting,
 }
 
 /// Why nobody leads a partition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Offline {
-    #[error("awaiting broker {0}, which holds the only replica and is down")]
-    Down(BrokerId),
-    #[error("awaiting broker {0}, which holds the only replica and has been stopped")]
-    Left(BrokerId),
-    #[error(
-        "awaiting broker {broker} with the disk {wanted}, which holds the only replica: it came back with disk {found}"
-    )]
-    OtherDisk { broker: BrokerId, wanted: StorageId, found: StorageId },
+    #[error("awaiting broker {broker}, which holds {what} and is down")]
+    Down { broker: BrokerId, what: &'static str },
+    #[error("awaiting broker {broker}, which holds {what} and has been stopped")]
+    Left { broker: BrokerId, what: &'static str },
+    #[error("awaiting broker {broker} with the disk {wanted}, which holds {what}: it came back with disk {found}")]
+    OtherDisk { broker: BrokerId, what: &'static str, wanted: StorageId, found: StorageId },
+    #[error("awaiting any of the brokers {}", list(.0))]
+    Any(Vec<BrokerId>),
+    #[error("the metadata is older than what replicas hold: awaiting what the brokers {} report", list(.0))]
+    InDoubt(Vec<BrokerId>),
     #[error("awaiting the election of broker {0}")]
     Election(BrokerId),
     #[error("awaiting a replica: none is recorded")]
     NoReplica,
+}
+
+fn list(brokers: &[BrokerId]) -> String {
+    brokers.iter().map(BrokerId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 impl Catalog {
@@ -159,7 +183,7 @@ impl Catalog {
                 self.partitions.insert(id, At { revision, record });
             }
             Entry::Broker(id, record) => {
-                self.brokers.insert(id, record);
+                self.brokers.insert(id, At { revision, record });
             }
             Entry::Deleted(id, _) => {
                 self.deleted.insert(id, revision);
@@ -271,12 +295,18 @@ impl Catalog {
 
     /// A broker.
     pub(crate) fn broker(&self, id: &BrokerId) -> Option<&BrokerRecord> {
-        self.brokers.get(id)
+        self.brokers.get(id).map(|at| &at.record)
     }
 
     /// All brokers, by id.
     pub(crate) fn brokers(&self) -> impl Iterator<Item = (&BrokerId, &BrokerRecord)> {
-        self.brokers.iter()
+        self.brokers.iter().map(|(id, at)| (id, &at.record))
+    }
+
+    /// Live brokers as elections see them.
+    pub(crate) fn live(&self) -> BTreeMap<BrokerId, LiveBroker> {
+        let live = self.brokers().filter(|(_, record)| record.state == BrokerState::Live);
+        live.map(|(id, record)| (id.clone(), live_broker(record))).collect()
     }
 
     /// The partitions that a broker is to hold.
@@ -284,10 +314,40 @@ impl Catalog {
         self.held.get(broker).into_iter().flatten().copied()
     }
 
+    /// The ring of the brokers that may be given partitions now.
+    pub(crate) fn ring(&self) -> Ring {
+        let open = self.brokers().filter(|(_, record)| record.state == BrokerState::Live && record.leaving.is_none());
+        let member = |record: &BrokerRecord| Member { weight: record.weight, rack: record.rack.clone() };
+        Ring::new(open.map(|(id, record)| (id.clone(), member(record))).collect())
+    }
+
     /// Live brokers, each with the number of partitions that it is to hold.
     pub(crate) fn live_load(&self) -> BTreeMap<BrokerId, usize> {
-        let live = self.brokers.iter().filter(|(_, record)| record.state == BrokerState::Live);
+        let live = self.brokers().filter(|(_, record)| record.state == BrokerState::Live);
         live.map(|(id, _)| (id.clone(), self.held.get(id).map_or(0, BTreeSet::len))).collect()
+    }
+
+    /// How many replicas a partition can have now that wants so many.
+    pub(crate) fn possible_replicas(&self, wanted: u32) -> usize {
+        let mut open = 0;
+        for (_, record) in self.brokers().filter(|(_, record)| record.state == BrokerState::Live) {
+            if !record.replicates {
+                // It could neither follow nor feed others.
+                return 1;
+            }
+            open += usize::from(record.leaving.is_none());
+        }
+        (wanted as usize).min(open).max(1)
+    }
+
+    /// All partitions, by id.
+    pub(crate) fn all_partitions(&self) -> impl Iterator<Item = (PartitionId, &PartitionRecord)> {
+        self.partitions.iter().map(|(&id, at)| (id, &at.record))
+    }
+
+    /// The revision that wrote a partition's key; 0 for none.
+    pub(crate) fn partition_revision(&self, id: PartitionId) -> Revision {
+        self.partitions.get(&id).map_or(Revision(0), |at| at.revision)
     }
 
     /// Whether the topic of this id was deleted on purpose.
@@ -309,22 +369,42 @@ impl Catalog {
         }
     }
 
-    /// What this start of a broker has to lead, as far as it changed after revision `since`.
+    /// What this start of a broker has to lead or to follow, as far as it changed after revision `since`.
     pub(crate) fn assignments(&self, broker: &BrokerId, incarnation: Incarnation, since: Revision) -> Vec<Assignment> {
+        let Some(me) = self.broker(broker) else { return Vec::new() };
         let assignment = |id: PartitionId| {
             let partition = self.partitions.get(&id)?;
             let name = self.names.get(&id.topic)?;
             let topic = self.topics.get(name)?;
-            let leader = partition.record.leader.as_ref()?;
-            let theirs = leader.broker == *broker && leader.incarnation == incarnation;
-            let changed = partition.revision.max(topic.revision) > since;
-            (theirs && changed).then(|| Assignment {
+            let record = &partition.record;
+            let leader = self.leader(record).ok();
+            let role = match leader {
+                Some(leads) if leads != broker => AssignedRole::Follower,
+                Some(_) if record.leader.as_ref().is_some_and(|leader| leader.incarnation == incarnation) => {
+                    AssignedRole::Leader
+                }
+                Some(_) | None => AssignedRole::Waiting,
+            };
+            let mut changed = partition.revision.max(topic.revision);
+            let mut replicas = Vec::new();
+            if me.replicates {
+                for replica in &record.replicas {
+                    let at = self.brokers.get(replica);
+                    changed = changed.max(at.map_or(Revision(0), |at| at.revision));
+                    replicas.push((replica.clone(), at.map(|at| at.record.clone())));
+                }
+            } else if role != AssignedRole::Leader {
+                return None;
+            }
+            (changed > since).then(|| Assignment {
                 partition: id,
                 topic: name.clone(),
-                leader_epoch: partition.record.leader_epoch,
-                partition_epoch: partition.record.partition_epoch,
                 config: topic.record.config.clone(),
                 partitions: topic.record.partitions,
+                role,
+                record: record.clone(),
+                leader: leader.cloned(),
+                replicas,
             })
         };
         self.held_by(broker).filter_map(assignment).collect()
@@ -336,23 +416,43 @@ impl Catalog {
     /// [`Offline`], naming who is awaited.
     pub(crate) fn leader<'a>(&self, partition: &'a PartitionRecord) -> Result<&'a BrokerId, Offline> {
         if let Some(leader) = &partition.leader
-            && let Some(broker) = self.brokers.get(&leader.broker)
+            && let Some(broker) = self.broker(&leader.broker)
             && broker.state == BrokerState::Live
             && broker.incarnation == leader.incarnation
         {
             return Ok(&leader.broker);
         }
-        let Some(member) = partition.isr.first() else { return Err(Offline::NoReplica) };
-        let id = member.broker.clone();
-        Err(match self.brokers.get(&id) {
-            None => Offline::Down(id),
-            Some(broker) if broker.state == BrokerState::Left => Offline::Left(id),
-            Some(broker) if broker.state == BrokerState::Down => Offline::Down(id),
-            Some(broker) if broker.storage != member.storage => {
-                Offline::OtherDisk { broker: id, wanted: member.storage, found: broker.storage }
+        if partition.doubt.is_some() {
+            return Err(Offline::InDoubt(partition_state::state(partition).awaited()));
+        }
+        let mut awaited = partition.isr.iter().chain(&partition.eligible);
+        let Some(member) = awaited.next() else { return Err(Offline::NoReplica) };
+        let broker = member.broker.clone();
+        let known = self.broker(&broker);
+        if known.is_some_and(|known| known.state == BrokerState::Live && known.storage == member.storage) {
+            return Err(Offline::Election(broker));
+        }
+        if awaited.next().is_some() {
+            let members = partition.isr.iter().chain(&partition.eligible);
+            return Err(Offline::Any(members.map(|member| member.broker.clone()).collect()));
+        }
+        let what = if partition.replicas.len() == 1 { "the only replica" } else { "the last in-sync replica" };
+        Err(match known {
+            Some(known) if known.state == BrokerState::Left => Offline::Left { broker, what },
+            Some(known) if known.state == BrokerState::Live => {
+                Offline::OtherDisk { broker, what, wanted: member.storage, found: known.storage }
             }
-            Some(_) => Offline::Election(id),
+            _ => Offline::Down { broker, what },
         })
+    }
+}
+
+/// A registered broker as elections see it.
+pub(crate) fn live_broker(record: &BrokerRecord) -> LiveBroker {
+    LiveBroker {
+        incarnation: record.incarnation,
+        storage: record.storage,
+        may_lead: !record.hands_over && !record.hangs && record.leaving.is_none(),
     }
 }
 

@@ -11,7 +11,10 @@ use std::{sync::Arc, time::Duration};
 use goulette_env::Env;
 use goulette_logging::{Chain, info, warn};
 use goulette_meta::{Changes, MetaError, MetaStore, keys};
-use goulette_types::{ClusterId, Incarnation, ProducerEpoch, ProducerId, Revision, Timestamp, TopicId, TopicName};
+use goulette_replication::{LeaderId, controller::Proposal};
+use goulette_types::{
+    BrokerId, ClusterId, Incarnation, PartitionId, ProducerEpoch, ProducerId, Revision, Timestamp, TopicId, TopicName,
+};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -23,20 +26,24 @@ use crate::{
     feed::Feed,
     plan::{
         self, Step,
-        broker::Registration,
+        broker::{Registration, Yields},
+        partition::{PROPOSALS_MAX, Verdict},
         producer::Init,
         topic::{Alteration, NewTopic},
     },
     state::{Role, State},
 };
-pub(crate) use request::ControllerHandle;
 use request::Request;
+pub(crate) use request::{ControllerHandle, HandedOver, Judged};
 
 mod commit;
 mod request;
 
 /// How often the controller looks whether it still leads.
 const TICK: Duration = Duration::from_millis(200);
+/// Between two looks after all partitions while the metadata changes, and what is added while it does not.
+const TEND_PAUSE: Duration = Duration::from_secs(1);
+const TEND_IDLE: Duration = Duration::from_secs(5);
 
 /// How a controller comes to lead.
 pub(crate) enum Standing {
@@ -67,6 +74,9 @@ pub(crate) struct Controller {
     behind: bool,
     /// Set while this sentinel may write.
     leading: Option<Leading>,
+    /// Partitions were looked after as of this revision; and when they may be again.
+    tended: Revision,
+    tend_next: Duration,
     /// Set once the store has failed: nothing more can be written.
     failed: Option<String>,
 }
@@ -106,6 +116,8 @@ impl Controller {
             feed,
             behind: false,
             leading: None,
+            tended: Revision(0),
+            tend_next: Duration::ZERO,
             failed: None,
         };
         controller.report_foreign();
@@ -129,7 +141,10 @@ impl Controller {
             tokio::select! {
                 biased;
                 news = next_of(&mut self.feed) => self.learn(news).await,
-                _ = ticks.tick() => self.look().await,
+                _ = ticks.tick() => {
+                    self.look().await;
+                    self.tend_if_due().await;
+                }
                 request = self.requests.recv() => match request {
                     Some(request) if self.leading.is_some() => self.carry_out(request).await,
                     Some(request) => request.refuse(self.state.not_leader()),
@@ -138,6 +153,20 @@ impl Controller {
             }
         }
         self.failed
+    }
+
+    /// Looks after the partitions when something has changed, and now and then because time alone changes something.
+    async fn tend_if_due(&mut self) {
+        let now = self.env.clock.now();
+        if self.leading.is_none() || now < self.tend_next {
+            return;
+        }
+        let idle = self.state.catalog().revision() == self.tended;
+        if idle && now < self.tend_next + TEND_IDLE {
+            return;
+        }
+        self.tend().await;
+        self.tend_next = now + TEND_PAUSE;
     }
 
     /// Takes over what the store tells, and looks what it means for who leads.
@@ -227,11 +256,31 @@ impl Controller {
             Request::Register { registration, reply } => drop(reply.send(self.register(registration).await)),
             Request::Unregister { broker, incarnation, reply } => {
                 let plan = |catalog: &Catalog, now| plan::broker::unregister(catalog, now, &broker, incarnation);
-                drop(reply.send(self.once(plan).await));
+                drop(reply.send(self.all(plan).await));
             }
             Request::MarkDown { broker, incarnation, reply } => {
                 let plan = |catalog: &Catalog, now| Ok(plan::broker::mark_down(catalog, now, &broker, incarnation));
+                drop(reply.send(self.all(plan).await));
+            }
+            Request::HandOver { broker, incarnation, why, reply } => {
+                drop(reply.send(self.hand_over(&broker, incarnation, why).await));
+            }
+            Request::Recovered { broker, incarnation, reply } => {
+                let plan = |catalog: &Catalog, now| plan::broker::recovered(catalog, now, &broker, incarnation);
                 drop(reply.send(self.once(plan).await));
+            }
+            Request::Propose { leader, proposals, reply } => {
+                drop(reply.send(Ok(self.propose(&leader, &proposals).await)));
+            }
+            Request::Elect { partitions, unclean, reply } => {
+                drop(reply.send(self.elect(&partitions, unclean.as_ref()).await));
+            }
+            Request::Reassign { orders, reply } => drop(reply.send(self.reassign(&orders).await)),
+            Request::Drain { broker, leaving, reply } => {
+                let plan = |catalog: &Catalog, now| plan::broker::drain(catalog, now, &broker, leaving);
+                let ordered = self.once(plan).await;
+                drop(reply.send(ordered));
+                self.tend().await;
             }
             Request::InitProducer { present, reply } => drop(reply.send(self.init_producer(present).await)),
         }
@@ -248,6 +297,7 @@ impl Controller {
     async fn alter_topic(&mut self, name: TopicName, alteration: Alteration) -> Result<Revision, RequestError> {
         self.once(|catalog, now| plan::topic::alter(catalog, now, &name, &alteration)).await?;
         self.all(|catalog, now| plan::topic::fill(catalog, now, &name)).await?;
+        self.all(|catalog, now| plan::topic::follow_minimum(catalog, now, &name)).await?;
         info!("topic {name} is altered");
         Ok(self.state.catalog().revision())
     }
@@ -266,6 +316,72 @@ impl Controller {
         // It may be the broker that an interrupted creation was waiting for.
         self.tidy().await;
         Ok(())
+    }
+
+    async fn hand_over(
+        &mut self,
+        broker: &BrokerId,
+        incarnation: Incarnation,
+        why: Yields,
+    ) -> Result<HandedOver, RequestError> {
+        let led = |controller: &Self| {
+            let catalog = controller.state.catalog();
+            let leads = |id| catalog.partition(id).is_some_and(|record| catalog.leader(record).ok() == Some(broker));
+            catalog.held_by(broker).filter(|&id| leads(id)).count() as u32
+        };
+        let before = led(self);
+        self.all(|catalog, now| plan::broker::hand_over(catalog, now, broker, incarnation, why)).await?;
+        let kept = led(self);
+        let revision = self.state.catalog().revision();
+        Ok(HandedOver { revision, handed_over: before.saturating_sub(kept), kept })
+    }
+
+    async fn propose(&mut self, leader: &LeaderId, proposals: &[(PartitionId, Proposal)]) -> Vec<Judged> {
+        let mut judged = Vec::with_capacity(proposals.len());
+        for some in proposals.chunks(PROPOSALS_MAX) {
+            let (step, verdicts) = plan::partition::propose(&self.state.catalog(), self.now(), leader, some);
+            let Some(step) = step else {
+                judged.extend(verdicts.into_iter().map(Ok));
+                continue;
+            };
+            match self.commit(step).await {
+                Ok(()) => judged.extend(verdicts.into_iter().map(Ok)),
+                Err(error) => {
+                    // Those that were accepted share the outcome; the others are what they are.
+                    let error = error.to_string();
+                    judged.extend(verdicts.into_iter().map(|verdict| match verdict {
+                        Verdict::Accepted(_) => Err(RequestError::Unclear(error.clone())),
+                        other => Ok(other),
+                    }));
+                }
+            }
+        }
+        judged
+    }
+
+    async fn elect(&mut self, partitions: &[PartitionId], unclean: Option<&BrokerId>) -> Result<(), RequestError> {
+        for &id in partitions {
+            if let Some(broker) = unclean {
+                warn!("by an operator's order broker {broker} leads {id}, though it may lack committed records");
+            }
+            self.once(|catalog, now| plan::partition::elect(catalog, now, id, unclean)).await?;
+        }
+        Ok(())
+    }
+
+    async fn reassign(&mut self, orders: &[(PartitionId, Vec<BrokerId>)]) -> Result<(), RequestError> {
+        for (id, to) in orders {
+            self.once(|catalog, now| plan::partition::reassign(catalog, now, *id, to)).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings partitions to where they should be, as far as that can be done now.
+    async fn tend(&mut self) {
+        if let Err(error) = self.all(|catalog, now| Ok(plan::tend::next(catalog, now))).await {
+            warn!("partitions are not all where they should be yet: {error}");
+        }
+        self.tended = self.state.catalog().revision();
     }
 
     async fn init_producer(
@@ -294,6 +410,7 @@ impl Controller {
         if let Err(error) = self.all(|catalog, now| Ok(plan::topic::sweep(catalog, now))).await {
             warn!("deleted topics still have metadata: {error}");
         }
+        self.tend().await;
     }
 
     /// Carries out one step, if there is one to do.

@@ -9,7 +9,7 @@ use goulette_proto::{
     PROTOCOL_VERSION,
     status::{self, LEADER_TRAILER},
 };
-use goulette_types::{BrokerId, ClusterId, ErrorKind, NameError, Revision, SentinelId, TopicName};
+use goulette_types::{BrokerId, ClusterId, ErrorKind, NameError, PartitionId, Revision, SentinelId, TopicName};
 
 /// Why a sentinel did not start.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +207,20 @@ pub enum RequestError {
         /// Which broker.
         broker: BrokerId,
     },
+    /// No broker of this name has registered, or it cannot take part in what is asked for.
+    #[error("broker {broker} is not known, or keeps only partitions of its own: see `goulette cluster status`")]
+    UnknownBroker {
+        /// The name.
+        broker: BrokerId,
+    },
+    /// A partition cannot be led or held as asked for.
+    #[error("partition {partition}: {reason}")]
+    Refused {
+        /// Which.
+        partition: PartitionId,
+        /// Why.
+        reason: String,
+    },
     /// There is no such producer.
     #[error("producer {id} was never given out here: ask for a new id")]
     UnknownProducer {
@@ -236,6 +250,9 @@ pub enum RequestError {
     /// The sentinel is stopping.
     #[error("the sentinel is stopping")]
     Stopping,
+    /// What it shared a transaction with was not confirmed; the change may have happened.
+    #[error("not confirmed: {0}")]
+    Unclear(String),
     /// No answer in time; the change may come yet.
     #[error("no answer in time: the change may have happened or not")]
     Late,
@@ -260,9 +277,12 @@ impl RequestError {
             }
             RequestError::UnknownTopic { .. }
             | RequestError::NoAutoCreation { .. }
+            | RequestError::UnknownBroker { .. }
             | RequestError::UnknownProducer { .. } => ErrorKind::NotFound,
             RequestError::TopicExists { .. } => ErrorKind::AlreadyExists,
-            RequestError::OtherCluster { .. } | RequestError::BrokerTaken { .. } => ErrorKind::Conflict,
+            RequestError::OtherCluster { .. } | RequestError::BrokerTaken { .. } | RequestError::Refused { .. } => {
+                ErrorKind::Conflict
+            }
             RequestError::NewerProtocol { .. } => ErrorKind::Unsupported,
             RequestError::BrokerFenced { .. } => ErrorKind::Fenced,
             RequestError::Busy => ErrorKind::Busy,
@@ -274,7 +294,7 @@ impl RequestError {
             | RequestError::Behind { .. }
             | RequestError::Stopping
             | RequestError::Overtaken => ErrorKind::Unavailable,
-            RequestError::Late | RequestError::Store(_) => ErrorKind::OutcomeUnknown,
+            RequestError::Late | RequestError::Unclear(_) | RequestError::Store(_) => ErrorKind::OutcomeUnknown,
         }
     }
 }

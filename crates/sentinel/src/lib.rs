@@ -21,6 +21,7 @@ mod membership;
 mod metrics;
 mod node;
 mod options;
+mod partition_state;
 mod placement;
 mod plan;
 mod probe;

@@ -7,7 +7,7 @@ use goulette_logging::{error, info, warn};
 use goulette_meta::keys::SentinelRecord;
 use goulette_proto::{
     FILE_DESCRIPTOR_SET,
-    pb::{admin_server::AdminServer, sentinel_server::SentinelServer},
+    pb::{admin_server::AdminServer, cluster_server::ClusterServer, sentinel_server::SentinelServer},
 };
 use goulette_types::{ClusterId, Incarnation, Timestamp};
 use tokio::{
@@ -26,7 +26,7 @@ use crate::{
     election::Candidate,
     membership::Timing,
     metrics::Metrics,
-    service::{Context, Counted, Leaders, SentinelService, admin::AdminService},
+    service::{Context, Counted, Leaders, SentinelService, admin::AdminService, cluster::ClusterService},
     state::State,
     watched::Watched,
 };
@@ -95,6 +95,8 @@ impl Sentinel {
             incarnation: me.incarnation,
             env: env.clone(),
             leaders: Leaders::default(),
+            store: opened.store(),
+            leases: opened.leases(),
             started_at_ms: me.started_at.0,
             state: Arc::clone(&state),
             controller: controller_handle,
@@ -230,6 +232,9 @@ async fn serve(
     let sentinel = SentinelServer::new(SentinelService(Arc::clone(&context)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let cluster = ClusterServer::new(ClusterService(Arc::clone(&context)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let served = Server::builder()
         .timeout(CALL_DEADLINE)
         .max_concurrent_streams(STREAMS_MAX)
@@ -240,6 +245,7 @@ async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(Counted::new(sentinel, metrics.clone()))
+        .add_service(Counted::new(cluster, metrics.clone()))
         .add_service(Counted::new(AdminServer::new(AdminService(context)), metrics))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             let _ = stopping.wait_for(|&stopping| stopping).await;

@@ -2,4 +2,4 @@
 
 pub(crate) mod ring;
 
-pub(crate) use ring::{Member, Ring};
+pub(crate) use ring::{Load, Member, Ring};

@@ -9,13 +9,17 @@ use goulette_meta::{
     Change, Entry, Guard, Key, MetaTxn,
     keys::{Counter, CounterRecord, Operation, OperationId, OperationRecord},
 };
-use goulette_types::{Revision, Timestamp};
+use goulette_replication::PartitionState;
+use goulette_types::{PartitionId, Revision, Timestamp};
 
-use crate::catalog::Catalog;
+use crate::{catalog::Catalog, partition_state};
 
 pub(crate) mod broker;
 pub(crate) mod cluster;
+pub(crate) mod partition;
 pub(crate) mod producer;
+pub(crate) mod rebalance;
+pub(crate) mod tend;
 pub(crate) mod topic;
 
 /// Partitions that a topic may have.
@@ -28,7 +32,8 @@ const OPERATIONS_KEPT: u64 = 10_000;
 /// One transaction: what must hold, and what it changes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Step {
-    guard: (Counter, Revision),
+    /// Keys that must not have changed since these revisions.
+    guards: Vec<(Key, Revision)>,
     pub(crate) changes: Vec<Change>,
 }
 
@@ -37,9 +42,9 @@ impl Step {
     ///
     /// `leadership` is the revision that made this sentinel the leader; without it nobody else could be.
     pub(crate) fn txn(&self, leadership: Option<Revision>) -> MetaTxn {
-        let (counter, revision) = self.guard;
         let leads = leadership.map(|revision| Guard { key: Key::LeadingSentinel.path(), revision });
-        let guards = std::iter::once(Guard { key: Key::Counter(counter).path(), revision }).chain(leads);
+        let guards =
+            self.guards.iter().map(|(key, revision)| Guard { key: key.path(), revision: *revision }).chain(leads);
         MetaTxn { guards: guards.collect(), writes: self.changes.iter().map(Change::write).collect(), lease: None }
     }
 
@@ -61,13 +66,14 @@ struct Draft<'a> {
     now: Timestamp,
     request_id: Option<String>,
     next_operation: u64,
+    guards: Vec<(Key, Revision)>,
     changes: Vec<Change>,
 }
 
 impl<'a> Draft<'a> {
     fn new(catalog: &'a Catalog, now: Timestamp, request_id: Option<String>) -> Self {
         let (next_operation, _) = catalog.counter(Counter::Operation);
-        Self { catalog, now, request_id, next_operation, changes: Vec::new() }
+        Self { catalog, now, request_id, next_operation, guards: Vec::new(), changes: Vec::new() }
     }
 
     /// Records an operation; the changes that belong to it name its id.
@@ -91,21 +97,46 @@ impl<'a> Draft<'a> {
         self.changes.push(Change::Put(entry));
     }
 
+    /// Writes a partition's state, if its key is still the one that the state was made from.
+    fn put_partition(&mut self, id: PartitionId, state: PartitionState, operation: OperationId) {
+        self.guards.push((Key::Partition(id), self.catalog.partition_revision(id)));
+        self.put(Entry::Partition(id, partition_state::record(state, operation)));
+    }
+
+    /// Changes those partitions for which `change` has another state, as many as fit; answers how many that were.
+    fn change_partitions(
+        &mut self,
+        ids: impl Iterator<Item = PartitionId>,
+        operation: OperationId,
+        change: impl Fn(PartitionId, &PartitionState) -> Option<PartitionState>,
+    ) -> u32 {
+        let catalog = self.catalog;
+        let changed = ids.filter_map(|id| {
+            let state = partition_state::state(catalog.partition(id)?);
+            change(id, &state).filter(|next| *next != state).map(|next| (id, next))
+        });
+        let changed: Vec<_> = changed.take(self.room()).collect();
+        let count = changed.len() as u32;
+        changed.into_iter().for_each(|(id, next)| self.put_partition(id, next, operation));
+        count
+    }
+
     fn delete(&mut self, key: Key) {
         self.changes.push(Change::Delete(key));
     }
 
     /// How many more keys fit, when one more operation is still to be recorded.
     fn room(&self) -> usize {
-        // Two guards, the counter, the operation and the old one that makes way for it.
-        MetaTxn::KEYS_MAX - 5 - self.changes.len()
+        // The counter, the operation and the old one that makes way for it; and as many guards and two more.
+        MetaTxn::KEYS_MAX - 3 - self.changes.len()
     }
 
     fn finish(mut self) -> Step {
         let counter = Counter::Operation;
         let (_, revision) = self.catalog.counter(counter);
         self.put(Entry::Counter(counter, CounterRecord { next: self.next_operation }));
-        Step { guard: (counter, revision), changes: self.changes }
+        self.guards.push((Key::Counter(counter), revision));
+        Step { guards: self.guards, changes: self.changes }
     }
 }
 

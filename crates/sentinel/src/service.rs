@@ -4,6 +4,7 @@ use std::{pin::Pin, sync::Arc, sync::atomic::AtomicU64, time::Duration};
 
 use futures_util::Stream;
 use goulette_env::Env;
+use goulette_meta::{MetaError, MetaLeases, MetaStore};
 use goulette_proto::pb::{self, sentinel_client::SentinelClient, sentinel_server};
 use goulette_types::{ClusterId, Incarnation};
 use tokio::sync::watch;
@@ -15,11 +16,16 @@ pub(crate) use forward::Leaders;
 use crate::{RequestError, SentinelOptions, controller::ControllerHandle, detector::DetectorHandle, state::State};
 
 pub(crate) mod admin;
+pub(crate) mod cluster;
 mod counted;
 mod discovery;
 mod forward;
+mod isr;
 mod membership;
+mod operations;
 mod producers;
+mod replicas;
+mod status;
 mod topics;
 mod wire;
 
@@ -30,6 +36,9 @@ pub(crate) struct Context {
     pub(crate) incarnation: Incarnation,
     pub(crate) env: Env,
     pub(crate) leaders: Leaders,
+    pub(crate) store: Arc<dyn MetaStore>,
+    /// The same, where several sentinels share it.
+    pub(crate) leases: Option<Arc<dyn MetaLeases>>,
     pub(crate) started_at_ms: i64,
     pub(crate) state: Arc<State>,
     pub(crate) controller: ControllerHandle,
@@ -53,6 +62,11 @@ impl Context {
     /// Where others reach this sentinel.
     pub(crate) fn address(&self) -> String {
         self.options.advertise.clone().unwrap_or_else(|| self.options.address.to_string())
+    }
+
+    /// What to answer when the store does not.
+    pub(crate) fn silent(&self, error: &MetaError) -> RequestError {
+        RequestError::StoreSilent(goulette_logging::Chain(error).to_string())
     }
 
     /// For how long the store has not answered, where it does not.
@@ -104,18 +118,15 @@ impl sentinel_server::Sentinel for SentinelService {
         Ok(Response::new(Box::pin(membership::heartbeat(Arc::clone(&self.0), request.into_inner()))))
     }
 
-    async fn propose_isr(&self, _: Request<pb::ProposeIsrRequest>) -> Result<Response<pb::ProposeIsrResponse>, Status> {
-        Err(goulette_proto::status::to_status(
-            goulette_types::ErrorKind::Unsupported,
-            "this sentinel keeps one replica of each partition",
-        ))
+    async fn propose_isr(
+        &self,
+        request: Request<pb::ProposeIsrRequest>,
+    ) -> Result<Response<pb::ProposeIsrResponse>, Status> {
+        Ok(Response::new(isr::propose(&self.0, request.into_inner()).await?))
     }
 
-    async fn hand_over(&self, _: Request<pb::HandOverRequest>) -> Result<Response<pb::HandOverResponse>, Status> {
-        Err(goulette_proto::status::to_status(
-            goulette_types::ErrorKind::Unsupported,
-            "this sentinel keeps one replica of each partition",
-        ))
+    async fn hand_over(&self, request: Request<pb::HandOverRequest>) -> Result<Response<pb::HandOverResponse>, Status> {
+        Ok(Response::new(isr::hand_over(&self.0, request.into_inner()).await?))
     }
 
     async fn init_producer(

@@ -7,7 +7,8 @@ use std::{
 };
 
 use goulette_meta::{Change, Changes, KeyError};
-use goulette_types::{BrokerId, Revision};
+use goulette_proto::pb;
+use goulette_types::{BrokerId, Revision, TopicId};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{RequestError, catalog::Catalog};
@@ -22,6 +23,8 @@ pub(crate) struct State {
     lease_until: watch::Sender<Duration>,
     told_foreign: Mutex<BTreeSet<String>>,
     health: Mutex<BTreeMap<BrokerId, Health>>,
+    /// What brokers said they hold when they registered, where the metadata did not know it.
+    unknown: Mutex<BTreeMap<BrokerId, Vec<pb::Held>>>,
 }
 
 /// What the leader knows of a live broker besides the metadata.
@@ -72,6 +75,7 @@ impl State {
             lease_until: watch::Sender::new(Duration::ZERO),
             told_foreign: Mutex::default(),
             health: Mutex::default(),
+            unknown: Mutex::default(),
         }
     }
 
@@ -191,6 +195,28 @@ impl State {
         let mut healths = self.healths();
         let health = healths.entry(broker.clone()).or_default();
         (health.heard, health.oldest_unsynced) = (heard, oldest_unsynced);
+    }
+
+    /// Notes what a broker holds that the metadata does not know.
+    pub(crate) fn note_unknown(&self, broker: &BrokerId, held: Vec<pb::Held>) {
+        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_empty() {
+            unknown.remove(broker);
+        } else {
+            unknown.insert(broker.clone(), held);
+        }
+    }
+
+    /// What brokers hold that the metadata still does not know.
+    pub(crate) fn unknown(&self) -> Vec<(BrokerId, pb::Held)> {
+        let catalog = self.catalog();
+        let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = unknown.iter().flat_map(|(broker, held)| held.iter().map(move |held| (broker, held)));
+        let still = all.filter(|(_, held)| {
+            TopicId::try_from(&held.topic_id[..])
+                .is_ok_and(|topic| catalog.topic_name(topic).is_none() && !catalog.is_deleted(topic))
+        });
+        still.map(|(broker, held)| (broker.clone(), held.clone())).collect()
     }
 
     pub(crate) fn clear_suspects(&self) {

@@ -11,16 +11,25 @@ struct Setting {
 }
 
 /// Every setting, with what it means.
-const SETTINGS: [Setting; 4] = [
+const SETTINGS: [Setting; 5] = [
     // When a fragment is full.
     Setting { name: "fragment_bytes", range: 64 << 10..=1 << 30 },
     // When a fragment is closed though it is not full.
     Setting { name: "fragment_ms", range: 1_000..=i64::MAX },
+    // How many replicas have to hold a record before it counts as written; without it, the majority of the replicas.
+    Setting { name: MIN_INSYNC_REPLICAS, range: 1..=15 },
     // How many bytes of a partition are kept at least, before the oldest fragments go; -1: no limit.
     Setting { name: "retention_bytes", range: -1..=i64::MAX },
     // How long fragments are kept behind their last append; -1: no limit.
     Setting { name: "retention_ms", range: -1..=i64::MAX },
 ];
+
+const MIN_INSYNC_REPLICAS: &str = "min_insync_replicas";
+
+/// The minimum of in-sync replicas that a topic fixes; `None`: the majority of its replicas.
+pub(crate) fn min_insync_replicas(config: &BTreeMap<String, String>) -> Option<u32> {
+    config.get(MIN_INSYNC_REPLICAS)?.parse().ok()
+}
 
 /// Checks settings given by a caller.
 ///
@@ -77,7 +86,11 @@ mod tests {
             assert_eq!(verdict("retention_ms", value), Ok(()));
         }
         for (name, value, expected) in [
-            ("fragments", "1", "known are fragment_bytes, fragment_ms, retention_bytes, retention_ms"),
+            (
+                "fragments",
+                "1",
+                "known are fragment_bytes, fragment_ms, min_insync_replicas, retention_bytes, retention_ms",
+            ),
             ("fragment_bytes", "-1", "from 65536 to"),
             ("retention_ms", "-2", "from -1 to"),
             ("fragment_ms", "1h", "must be a whole number"),

@@ -74,15 +74,11 @@ struct Lookup {
     started: Duration,
 }
 
-impl Lookup {
-    /// The size of the store's file; none if the disk does not say.
-    fn store_bytes(&self, context: &Context) -> Option<u64> {
-        if !matches!(context.options.store, Store::Local) {
-            return None;
-        }
-        let path = context.options.data_dir.join(goulette_mvcc::FILE_NAME);
-        self.env.disk.open(&path, OpenMode::Read).and_then(|file| file.len()).ok()
-    }
+/// The size of the store's file; none if it is elsewhere, or the disk does not say.
+pub(crate) fn store_bytes(env: &Env, options: &SentinelOptions) -> Option<u64> {
+    let Store::Local = options.store else { return None };
+    let path = options.data_dir.join(goulette_mvcc::FILE_NAME);
+    env.disk.open(&path, OpenMode::Read).and_then(|file| file.len()).ok()
 }
 
 impl fmt::Debug for Lookup {
@@ -126,7 +122,7 @@ impl Collector for Lookup {
         facts.gauge("brokers_suspect", "Live brokers that are silent; known to the sentinel that leads", suspect)?;
         facts.gauge("sentinels", "Sentinels that run", sentinels)?;
         facts.gauge("metadata_revision", "Newest revision of the metadata", revision)?;
-        match self.store_bytes(&context) {
+        match store_bytes(&self.env, &context.options) {
             Some(bytes) => facts.gauge("store_bytes", "Size of the metadata's file", bytes),
             None => Ok(()),
         }

@@ -40,6 +40,8 @@ impl Controller {
                 self.look_again();
                 Err(if self.leading.is_some() { RequestError::Overtaken } else { self.state.not_leader() })
             }
+            // A mistake of ours, and no failure of the store's.
+            Err(error @ MetaError::TooLarge { .. }) => Err(RequestError::Invalid(error.to_string())),
             Err(error) if !self.has_others() => Err(self.fail(&error)),
             Err(MetaError::OutcomeUnknown(_)) => {
                 self.behind = true;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use goulette_types::{BrokerId, Incarnation, ProducerEpoch, ProducerId, Revision, TopicId, TopicName};
+use goulette_meta::keys::Leaving;
+use goulette_replication::{LeaderId, controller::Proposal};
+use goulette_types::{BrokerId, Incarnation, PartitionId, ProducerEpoch, ProducerId, Revision, TopicId, TopicName};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -11,7 +13,8 @@ use tokio::{
 use crate::{
     RequestError,
     plan::{
-        broker::Registration,
+        broker::{Registration, Yields},
+        partition::Verdict,
         topic::{Alteration, NewTopic},
     },
 };
@@ -31,7 +34,26 @@ pub(super) enum Request {
     Register { registration: Registration, reply: Reply<()> },
     Unregister { broker: BrokerId, incarnation: Incarnation, reply: Reply<()> },
     MarkDown { broker: BrokerId, incarnation: Incarnation, reply: Reply<()> },
+    HandOver { broker: BrokerId, incarnation: Incarnation, why: Yields, reply: Reply<HandedOver> },
+    Recovered { broker: BrokerId, incarnation: Incarnation, reply: Reply<()> },
+    Propose { leader: LeaderId, proposals: Vec<(PartitionId, Proposal)>, reply: Reply<Vec<Judged>> },
+    Elect { partitions: Vec<PartitionId>, unclean: Option<BrokerId>, reply: Reply<()> },
+    Reassign { orders: Vec<(PartitionId, Vec<BrokerId>)>, reply: Reply<()> },
+    Drain { broker: BrokerId, leaving: Option<Leaving>, reply: Reply<()> },
     InitProducer { present: Option<(ProducerId, ProducerEpoch)>, reply: Reply<(ProducerId, ProducerEpoch)> },
+}
+
+/// What became of a proposal.
+pub(crate) type Judged = Result<Verdict, RequestError>;
+
+/// How a broker's leaderships were given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HandedOver {
+    pub(crate) revision: Revision,
+    /// Partitions for which another one leads now.
+    pub(crate) handed_over: u32,
+    /// Partitions that nobody else can lead.
+    pub(crate) kept: u32,
 }
 
 /// Asks the controller; the controller ends when the last handle is dropped.
@@ -77,6 +99,49 @@ impl ControllerHandle {
         self.ask(|reply| Request::MarkDown { broker, incarnation, reply }).await
     }
 
+    /// Gives a broker's leaderships to others, as far as they can take them.
+    pub(crate) async fn hand_over(
+        &self,
+        broker: BrokerId,
+        incarnation: Incarnation,
+        why: Yields,
+    ) -> Result<HandedOver, RequestError> {
+        self.ask(|reply| Request::HandOver { broker, incarnation, why, reply }).await
+    }
+
+    /// Lets a broker lead again whose disk has come back.
+    pub(crate) async fn recovered(&self, broker: BrokerId, incarnation: Incarnation) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Recovered { broker, incarnation, reply }).await
+    }
+
+    /// Judges what a leader proposes, no partition twice; answers in order.
+    pub(crate) async fn propose(
+        &self,
+        leader: LeaderId,
+        proposals: Vec<(PartitionId, Proposal)>,
+    ) -> Result<Vec<Judged>, RequestError> {
+        self.ask(|reply| Request::Propose { leader, proposals, reply }).await
+    }
+
+    /// Elects the preferred leaders of partitions, or by an operator's order a replica that may lack records.
+    pub(crate) async fn elect(
+        &self,
+        partitions: Vec<PartitionId>,
+        unclean: Option<BrokerId>,
+    ) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Elect { partitions, unclean, reply }).await
+    }
+
+    /// Orders other replicas for partitions; none: takes the order back.
+    pub(crate) async fn reassign(&self, orders: Vec<(PartitionId, Vec<BrokerId>)>) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Reassign { orders, reply }).await
+    }
+
+    /// Orders everything away from a broker, or takes the order back.
+    pub(crate) async fn drain(&self, broker: BrokerId, leaving: Option<Leaving>) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Drain { broker, leaving, reply }).await
+    }
+
     /// Numbers a producer.
     pub(crate) async fn init_producer(
         &self,
@@ -106,9 +171,15 @@ impl Request {
         match self {
             Request::CreateTopic { reply, .. } | Request::AlterTopic { reply, .. } => drop(reply.send(Err(error))),
             Request::DeleteTopic { reply, .. } => drop(reply.send(Err(error))),
-            Request::Register { reply, .. } | Request::Unregister { reply, .. } | Request::MarkDown { reply, .. } => {
-                drop(reply.send(Err(error)));
-            }
+            Request::Register { reply, .. }
+            | Request::Unregister { reply, .. }
+            | Request::MarkDown { reply, .. }
+            | Request::Recovered { reply, .. }
+            | Request::Elect { reply, .. }
+            | Request::Reassign { reply, .. }
+            | Request::Drain { reply, .. } => drop(reply.send(Err(error))),
+            Request::HandOver { reply, .. } => drop(reply.send(Err(error))),
+            Request::Propose { reply, .. } => drop(reply.send(Err(error))),
             Request::InitProducer { reply, .. } => drop(reply.send(Err(error))),
         }
     }

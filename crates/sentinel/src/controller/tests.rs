@@ -56,7 +56,10 @@ async fn script(disk: &SimDisk, answered: &mut Answered) -> Option<()> {
         incarnation: Incarnation(1),
         storage: StorageId(1),
         release: "1".to_owned(),
-        epochs: Default::default(),
+        weight: 1,
+        rack: None,
+        replicates: false,
+        held: Default::default(),
         producer_id_max: 0,
     };
     handle.register(registration.clone()).await.ok()?;

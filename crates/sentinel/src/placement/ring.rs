@@ -67,16 +67,32 @@ impl Ring {
         bounds: &Bounds<'_>,
         load: &mut Load,
     ) -> Vec<BrokerId> {
+        self.place_beside(partition, &[], replicas, bounds, load)
+    }
+
+    /// As [`place`](Self::place), but keeps the brokers that hold the partition already, and adds others up to `replicas`.
+    pub(crate) fn place_beside(
+        &self,
+        partition: PartitionId,
+        kept: &[BrokerId],
+        replicas: usize,
+        bounds: &Bounds<'_>,
+        load: &mut Load,
+    ) -> Vec<BrokerId> {
         let walk: Vec<_> = self.walk(partition).collect();
-        let mut chosen: Vec<BrokerId> = Vec::with_capacity(replicas);
+        let mut chosen: Vec<BrokerId> = kept.to_vec();
         // What is asked for is given up one by one: first the room, then the racks.
         for (needs_rack, needs_room) in [(true, true), (false, true), (true, false), (false, false)] {
             for &broker in &walk {
-                if chosen.len() == replicas {
+                if chosen.len() >= replicas {
                     break;
                 }
                 let rack_is_new = || match &self.members[broker].rack {
-                    Some(rack) => !chosen.iter().any(|other| self.members[other].rack.as_ref() == Some(rack)),
+                    Some(rack) => {
+                        let rack_of =
+                            |other: &BrokerId| self.members.get(other).and_then(|member| member.rack.as_ref());
+                        !chosen.iter().any(|other| rack_of(other) == Some(rack))
+                    }
                     None => true,
                 };
                 let has_room = || load.get(broker).copied().unwrap_or(0) < bounds.0[broker];
@@ -85,7 +101,7 @@ impl Ring {
                 }
             }
         }
-        for broker in &chosen {
+        for broker in &chosen[kept.len()..] {
             *load.entry(broker.clone()).or_default() += 1;
         }
         chosen

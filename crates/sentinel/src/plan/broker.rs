@@ -1,15 +1,22 @@
-//! Brokers that come, go and fall silent.
+//! Brokers that come, go and fall silent, and what that means for the partitions that they hold.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use goulette_meta::{
     Entry,
-    keys::{BrokerRecord, BrokerState, Leader, Operation, PartitionRecord},
+    keys::{BrokerRecord, BrokerState, Leaving, Operation},
 };
-use goulette_types::{BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, PartitionId, StorageId, Timestamp};
+use goulette_replication::{
+    LogEnd, Member, PartitionState,
+    controller::{self, LiveBroker, Refusal, Reported},
+};
+use goulette_types::{BrokerId, Incarnation, LeaderEpoch, Offset, PartitionEpoch, PartitionId, StorageId, Timestamp};
 
 use super::{Draft, Step, producer};
-use crate::{RequestError, catalog::Catalog};
+use crate::{
+    RequestError,
+    catalog::{Catalog, live_broker},
+};
 
 /// A broker's registration, checked.
 #[derive(Clone, Debug)]
@@ -19,91 +26,110 @@ pub(crate) struct Registration {
     pub(crate) incarnation: Incarnation,
     pub(crate) storage: StorageId,
     pub(crate) release: String,
-    /// The highest leader epoch that it has stored for each partition.
-    pub(crate) epochs: HashMap<PartitionId, LeaderEpoch>,
+    pub(crate) weight: u32,
+    pub(crate) rack: Option<String>,
+    pub(crate) replicates: bool,
+    /// What it holds.
+    pub(crate) held: HashMap<PartitionId, Holding>,
     /// The highest producer id that it has stored; 0 for none.
     pub(crate) producer_id_max: u64,
 }
 
-/// The next step of a registration; `None` once the broker leads all that it can.
+/// What a broker has stored and seen of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holding {
+    /// The highest leader epoch.
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// The highest partition epoch; 0: not known.
+    pub(crate) partition_epoch: PartitionEpoch,
+    pub(crate) end: Offset,
+    /// What is said here stays true: the replica does nothing more in these epochs.
+    pub(crate) reported: bool,
+}
+
+/// The next step of a registration; `None` once the broker's partitions are settled.
 ///
-/// The first step makes the broker live, so its older starts lead nothing from then on. Elected is the broker where it
-/// is to hold a partition, comes with the disk that holds what is committed, and does not lead already as this start;
-/// or where it has seen a higher leader epoch than the metadata (which then has gone back).
+/// The first step makes the broker live, so its older starts lead nothing from then on. Where it has seen later epochs
+/// than the metadata, that has gone back: nobody leads before all replicas have told what they hold.
 pub(crate) fn register(
     catalog: &Catalog,
     now: Timestamp,
     registration: &Registration,
 ) -> Result<Option<Step>, RequestError> {
     let mut draft = Draft::new(catalog, now, None);
-    let known = catalog.broker(&registration.broker);
-    if known.is_none() {
-        draft.record(Operation::AddBrokerToHashRing { broker: registration.broker.clone() });
+    let broker = &registration.broker;
+    let known = catalog.broker(broker);
+    if known.is_none_or(|known| (known.weight, &known.rack) != (registration.weight, &registration.rack)) {
+        let (weight, rack) = (registration.weight, registration.rack.clone());
+        draft.record(Operation::AddBrokerToHashRing { broker: broker.clone(), weight, rack });
     }
     let operation = draft.upcoming();
-    let renewed = known.is_none_or(|known| {
-        known.state != BrokerState::Live
-            || known.incarnation != registration.incarnation
-            || known.storage != registration.storage
-            || known.address != registration.address
-            || known.release != registration.release
-    });
-    if renewed {
-        let record = BrokerRecord {
-            address: registration.address.clone(),
-            incarnation: registration.incarnation,
-            storage: registration.storage,
-            state: BrokerState::Live,
-            since: now,
-            release: registration.release.clone(),
-            operation,
-        };
-        draft.put(Entry::Broker(registration.broker.clone(), record));
+    let same_start = known.filter(|known| known.incarnation == registration.incarnation);
+    let wanted = |since, operation| BrokerRecord {
+        address: registration.address.clone(),
+        incarnation: registration.incarnation,
+        storage: registration.storage,
+        state: BrokerState::Live,
+        since,
+        release: registration.release.clone(),
+        weight: registration.weight,
+        rack: registration.rack.clone(),
+        replicates: registration.replicates,
+        hands_over: same_start.is_some_and(|known| known.hands_over),
+        hangs: same_start.is_some_and(|known| known.hangs),
+        leaving: known.and_then(|known| known.leaving.clone()),
+        operation,
+    };
+    if known.is_none_or(|known| *known != wanted(known.since, known.operation)) {
+        draft.put(Entry::Broker(broker.clone(), wanted(now, operation)));
     }
     draft.changes.extend(producer::raise(catalog, registration.producer_id_max)?);
 
-    let elections = catalog.held_by(&registration.broker).filter_map(|id| {
-        let elected = elect(catalog.partition(id)?, id, registration)?;
-        Some(Entry::Partition(id, PartitionRecord { operation, ..elected }))
-    });
-    let elections: Vec<_> = elections.take(draft.room()).collect();
-    if draft.changes.is_empty() && elections.is_empty() {
+    let mut live = catalog.live();
+    live.insert(broker.clone(), live_broker(&wanted(now, operation)));
+    // A start that was not known before has neither followed nor led anything yet.
+    let is_first = same_start.is_none();
+    let change = |id, state: &PartitionState| Some(registered(id, state, registration, is_first, &live));
+    let changed = draft.change_partitions(catalog.held_by(broker), operation, change);
+    if draft.changes.is_empty() {
         return Ok(None);
     }
-    let elected = elections.len() as u32;
-    elections.into_iter().for_each(|entry| draft.put(entry));
     draft.record(Operation::RegisterBroker {
-        broker: registration.broker.clone(),
+        broker: broker.clone(),
         incarnation: registration.incarnation,
         storage: registration.storage,
-        elected,
+        elected: changed,
     });
     Ok(Some(draft.finish()))
 }
 
-/// The partition as led by the registering broker; `None` if that changes nothing or must not be.
-fn elect(partition: &PartitionRecord, id: PartitionId, registration: &Registration) -> Option<PartitionRecord> {
-    let in_sync = |member: &goulette_meta::keys::InSync| {
-        member.broker == registration.broker && member.storage == registration.storage
-    };
-    // The only copy is on another disk: an empty one never takes its place.
-    if !partition.isr.iter().any(in_sync) {
-        return None;
+/// The partition's state once one of its replicas has registered.
+fn registered(
+    id: PartitionId,
+    state: &PartitionState,
+    registration: &Registration,
+    is_first: bool,
+    live: &BTreeMap<BrokerId, LiveBroker>,
+) -> PartitionState {
+    let mut next = state.clone();
+    let holding = registration.held.get(&id).copied().unwrap_or_default();
+    if let Ok(doubted) = controller::suspect(&next, holding.leader_epoch, holding.partition_epoch) {
+        next = doubted;
     }
-    let leader = Leader { broker: registration.broker.clone(), incarnation: registration.incarnation };
-    let seen = registration.epochs.get(&id).copied().unwrap_or_default();
-    if partition.leader.as_ref() == Some(&leader) && seen <= partition.leader_epoch {
-        return None;
+    let stays_true = is_first || holding.reported || next.replicas.len() == 1;
+    if next.doubt.is_some() && stays_true {
+        let member = Member { broker: registration.broker.clone(), storage: registration.storage };
+        let log = LogEnd { epoch: holding.leader_epoch, end: holding.end };
+        let (leader_epoch, partition_epoch) = (holding.leader_epoch, holding.partition_epoch);
+        let reported = Reported { member, leader_epoch, partition_epoch, log };
+        if let Ok(told) = controller::report(&next, &reported, live) {
+            next = told;
+        }
     }
-    Some(PartitionRecord {
-        leader: Some(leader),
-        leader_epoch: LeaderEpoch(partition.leader_epoch.max(seen).0 + 1),
-        partition_epoch: PartitionEpoch(partition.partition_epoch.0 + 1),
-        ..partition.clone()
-    })
+    controller::settle(&next, live).unwrap_or(next)
 }
 
-/// The step that records a planned stop; `None` if the broker has left already.
+/// The next step that records a planned stop and elects others; `None` once nothing is left to do.
 ///
 /// # Errors
 /// [`RequestError::BrokerFenced`] if another start of it has registered since.
@@ -113,34 +139,156 @@ pub(crate) fn unregister(
     broker: &BrokerId,
     incarnation: Incarnation,
 ) -> Result<Option<Step>, RequestError> {
-    let known = catalog.broker(broker).filter(|known| known.incarnation == incarnation);
-    let Some(known) = known else { return Err(RequestError::BrokerFenced { broker: broker.clone() }) };
-    if known.state == BrokerState::Left {
-        return Ok(None);
-    }
-    let mut draft = Draft::new(catalog, now, None);
-    let operation = draft.record(Operation::UnregisterBroker { broker: broker.clone(), incarnation });
-    let record = BrokerRecord { state: BrokerState::Left, since: now, operation, ..known.clone() };
-    draft.put(Entry::Broker(broker.clone(), record));
-    Ok(Some(draft.finish()))
+    let known = current(catalog, broker, incarnation)?;
+    let operation = Operation::UnregisterBroker { broker: broker.clone(), incarnation };
+    Ok(gone(catalog, now, broker, known, BrokerState::Left, operation))
 }
 
-/// The step that records a broker that does not answer; `None` if it is not live as this start.
-///
-/// Its partitions keep their replicas: with one replica each, nobody else can lead them.
+/// The next step that records a broker which does not answer and elects others; `None` once nothing is left to do, or
+/// if this start of it is not live.
 pub(crate) fn mark_down(
     catalog: &Catalog,
     now: Timestamp,
     broker: &BrokerId,
     incarnation: Incarnation,
 ) -> Option<Step> {
-    let known = catalog.broker(broker)?;
-    if known.incarnation != incarnation || known.state != BrokerState::Live {
+    let known = current(catalog, broker, incarnation).ok().filter(|known| known.state != BrokerState::Left)?;
+    let operation = Operation::HandleUnreachableBrokers { brokers: vec![broker.clone()] };
+    gone(catalog, now, broker, known, BrokerState::Down, operation)
+}
+
+fn current<'a>(
+    catalog: &'a Catalog,
+    broker: &BrokerId,
+    incarnation: Incarnation,
+) -> Result<&'a BrokerRecord, RequestError> {
+    let known = catalog.broker(broker).filter(|known| known.incarnation == incarnation);
+    known.ok_or_else(|| RequestError::BrokerFenced { broker: broker.clone() })
+}
+
+/// The first step makes the broker's record say so; each settles as many of its partitions as fit.
+fn gone(
+    catalog: &Catalog,
+    now: Timestamp,
+    broker: &BrokerId,
+    known: &BrokerRecord,
+    state: BrokerState,
+    recorded: Operation,
+) -> Option<Step> {
+    let mut draft = Draft::new(catalog, now, None);
+    let operation = draft.upcoming();
+    if known.state != state {
+        let record = BrokerRecord { state, since: now, operation, hangs: false, ..known.clone() };
+        draft.put(Entry::Broker(broker.clone(), record));
+    }
+    let mut live = catalog.live();
+    live.remove(broker);
+    draft.change_partitions(catalog.held_by(broker), operation, |_, state| controller::settle(state, &live).ok());
+    if draft.changes.is_empty() {
         return None;
     }
-    let mut draft = Draft::new(catalog, now, None);
-    let operation = draft.record(Operation::HandleUnreachableBrokers { brokers: vec![broker.clone()] });
-    let record = BrokerRecord { state: BrokerState::Down, since: now, operation, ..known.clone() };
-    draft.put(Entry::Broker(broker.clone(), record));
+    draft.record(recorded);
     Some(draft.finish())
+}
+
+/// Why a broker gives its leaderships away though it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Yields {
+    /// It is about to stop.
+    Stops,
+    /// Its disk does not confirm what is written.
+    Hangs,
+}
+
+/// The next step that gives a broker's leaderships to others; `None` once nobody else can take any more of them.
+///
+/// # Errors
+/// [`RequestError::BrokerFenced`] if another start of it has registered since.
+pub(crate) fn hand_over(
+    catalog: &Catalog,
+    now: Timestamp,
+    broker: &BrokerId,
+    incarnation: Incarnation,
+    why: Yields,
+) -> Result<Option<Step>, RequestError> {
+    let known = current(catalog, broker, incarnation)?;
+    let mut draft = Draft::new(catalog, now, None);
+    let operation = draft.upcoming();
+    let mut record = known.clone();
+    match why {
+        Yields::Stops => record.hands_over = true,
+        Yields::Hangs => record.hangs = true,
+    }
+    let mut live = catalog.live();
+    if known.state == BrokerState::Live {
+        live.insert(broker.clone(), live_broker(&record));
+    }
+    if record != *known {
+        draft.put(Entry::Broker(broker.clone(), BrokerRecord { operation, ..record }));
+    }
+    let change = |_, state: &PartitionState| controller::hand_over(state, broker, &live).ok();
+    let partitions = draft.change_partitions(catalog.held_by(broker), operation, change);
+    if draft.changes.is_empty() {
+        return Ok(None);
+    }
+    draft.record(Operation::HandOver { broker: broker.clone(), partitions });
+    Ok(Some(draft.finish()))
+}
+
+/// The step that lets a broker lead again whose disk has come back; `None` if it may already.
+pub(crate) fn recovered(
+    catalog: &Catalog,
+    now: Timestamp,
+    broker: &BrokerId,
+    incarnation: Incarnation,
+) -> Result<Option<Step>, RequestError> {
+    let known = current(catalog, broker, incarnation)?;
+    if !known.hangs {
+        return Ok(None);
+    }
+    let mut draft = Draft::new(catalog, now, None);
+    let operation = draft.record(Operation::HandOver { broker: broker.clone(), partitions: 0 });
+    draft.put(Entry::Broker(broker.clone(), BrokerRecord { hangs: false, operation, ..known.clone() }));
+    Ok(Some(draft.finish()))
+}
+
+/// The step that orders everything away from a broker, or takes the order back (`leaving` is `None`); `None` if it
+/// stands so already. What it means is done by and by.
+///
+/// # Errors
+/// [`RequestError::UnknownBroker`].
+pub(crate) fn drain(
+    catalog: &Catalog,
+    now: Timestamp,
+    broker: &BrokerId,
+    leaving: Option<Leaving>,
+) -> Result<Option<Step>, RequestError> {
+    let unknown = |broker: &BrokerId| RequestError::UnknownBroker { broker: broker.clone() };
+    let known = catalog.broker(broker).ok_or_else(|| unknown(broker))?;
+    if let Some(replacement) = leaving.as_ref().and_then(|leaving| leaving.replacement.as_ref())
+        && (replacement == broker || catalog.broker(replacement).is_none())
+    {
+        return Err(unknown(replacement));
+    }
+    if known.leaving == leaving {
+        return Ok(None);
+    }
+    let mut draft = Draft::new(catalog, now, None);
+    let ordered = leaving.is_some();
+    let operation = draft.record(Operation::DrainBroker { broker: broker.clone(), ordered });
+    draft.put(Entry::Broker(broker.clone(), BrokerRecord { leaving, operation, ..known.clone() }));
+    if !ordered {
+        // Moves away from it that have begun are taken back.
+        let live = catalog.live();
+        let change = |_, state: &PartitionState| {
+            let moving = state.moving.as_ref().filter(|moving| !moving.to.contains(broker))?;
+            debug_assert!(!moving.to.is_empty());
+            match controller::cancel_move(state, &live) {
+                Ok(next) => Some(next),
+                Err(Refusal::NoCandidate | Refusal::InDoubt | Refusal::Unchanged) | Err(_) => None,
+            }
+        };
+        draft.change_partitions(catalog.held_by(broker), operation, change);
+    }
+    Ok(Some(draft.finish()))
 }

@@ -1,7 +1,7 @@
 //! Numbering idempotent producers.
 
 use goulette_meta::{
-    Change, Entry,
+    Change, Entry, Key,
     keys::{Counter, CounterRecord},
 };
 use goulette_types::{ProducerEpoch, ProducerId};
@@ -39,7 +39,7 @@ pub(crate) fn init(catalog: &Catalog, present: Option<(ProducerId, ProducerEpoch
         // The epochs are used up: the producer goes on under another id.
     }
     let changes = vec![Change::Put(Entry::Counter(Counter::Producer, CounterRecord { next: next + 1 }))];
-    Ok(Init::New(ProducerId(next), Step { guard: (Counter::Producer, revision), changes }))
+    Ok(Init::New(ProducerId(next), Step { guards: vec![(Key::Counter(Counter::Producer), revision)], changes }))
 }
 
 /// The change that keeps ids above `seen`, the highest one that a broker has stored; `None` if they are.

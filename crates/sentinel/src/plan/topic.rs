@@ -4,18 +4,13 @@ use std::collections::BTreeMap;
 
 use goulette_meta::{
     Entry, Key,
-    keys::{DeletedRecord, InSync, Leader, Operation, OperationId, PartitionRecord, TopicRecord},
+    keys::{DeletedRecord, Operation, TopicRecord},
 };
-use goulette_types::{
-    BrokerId, LeaderEpoch, PartitionEpoch, PartitionId, PartitionIndex, Timestamp, TopicId, TopicName,
-};
+use goulette_replication::{Member, PartitionState, controller};
+use goulette_types::{BrokerId, PartitionId, PartitionIndex, Timestamp, TopicId, TopicName};
 
 use super::{Draft, Step};
-use crate::{
-    RequestError,
-    catalog::Catalog,
-    placement::{Member, Ring},
-};
+use crate::{RequestError, catalog::Catalog, topic_config};
 
 /// A topic to be made, checked.
 #[derive(Clone, Debug)]
@@ -66,8 +61,8 @@ pub(crate) fn create(
         request_id: topic.request_id.clone(),
         operation,
     };
-    draft.put(Entry::Topic(topic.name.clone(), record));
-    place(&mut draft, id, 0..partitions)?;
+    draft.put(Entry::Topic(topic.name.clone(), record.clone()));
+    place(&mut draft, id, &record, 0..partitions)?;
     Ok(Some(draft.finish()))
 }
 
@@ -80,46 +75,41 @@ pub(crate) fn fill(catalog: &Catalog, now: Timestamp, name: &TopicName) -> Resul
         return Ok(None);
     }
     let mut draft = Draft::new(catalog, now, None);
-    place(&mut draft, topic.id, placed..topic.partitions)?;
+    place(&mut draft, topic.id, topic, placed..topic.partitions)?;
     Ok(Some(draft.finish()))
 }
 
 /// Places as many of the partitions as fit into the transaction.
-fn place(draft: &mut Draft<'_>, topic: TopicId, partitions: std::ops::Range<u32>) -> Result<(), RequestError> {
+fn place(
+    draft: &mut Draft<'_>,
+    topic: TopicId,
+    record: &TopicRecord,
+    partitions: std::ops::Range<u32>,
+) -> Result<(), RequestError> {
     let catalog = draft.catalog;
     let operation = draft.upcoming();
     let first = PartitionIndex(partitions.start);
-    let mut load = catalog.live_load();
-    let ring = Ring::new(load.keys().map(|broker| (broker.clone(), Member::default())).collect());
-    let bounds = ring.bounds(partitions.len(), &load);
-    let mut brokers = Vec::new();
+    let (live, ring, mut load) = (catalog.live(), catalog.ring(), catalog.live_load());
+    let count = catalog.possible_replicas(record.replication_factor);
+    let bounds = ring.bounds(partitions.len() * count, &load);
+    let mut replicas = Vec::new();
     for index in partitions.take(draft.room()) {
         let id = PartitionId { topic, index: PartitionIndex(index) };
-        // One replica, whatever factor is wanted, until there is replication.
-        let Some(broker) = ring.place(id, 1, &bounds, &mut load).pop() else { return Err(nobody(catalog)) };
-        let record = first_leadership(catalog, &broker, operation)?;
-        draft.put(Entry::Partition(id, record));
-        brokers.push(broker);
+        let chosen = ring.place(id, count, &bounds, &mut load);
+        let storage = |broker: &BrokerId| live.get(broker).map(|live| live.storage);
+        let members =
+            chosen.iter().filter_map(|broker| Some(Member { broker: broker.clone(), storage: storage(broker)? }));
+        let members: Vec<_> = members.collect();
+        if members.is_empty() {
+            return Err(nobody(catalog));
+        }
+        let state = PartitionState::new(members, topic_config::min_insync_replicas(&record.config));
+        let state = controller::settle(&state, &live).unwrap_or(state);
+        draft.put_partition(id, state, operation);
+        replicas.push(chosen);
     }
-    draft.record(Operation::GenerateTopicReplicas { topic_id: topic, first, brokers });
+    draft.record(Operation::GenerateTopicReplicas { topic_id: topic, first, replicas });
     Ok(())
-}
-
-/// A new partition with one replica, whatever factor is wanted: replication comes later, and raises it.
-fn first_leadership(
-    catalog: &Catalog,
-    broker: &BrokerId,
-    operation: OperationId,
-) -> Result<PartitionRecord, RequestError> {
-    let Some(known) = catalog.broker(broker) else { return Err(nobody(catalog)) };
-    Ok(PartitionRecord {
-        replicas: vec![broker.clone()],
-        isr: vec![InSync { broker: broker.clone(), storage: known.storage }],
-        leader: Some(Leader { broker: broker.clone(), incarnation: known.incarnation }),
-        leader_epoch: LeaderEpoch(1),
-        partition_epoch: PartitionEpoch(1),
-        operation,
-    })
 }
 
 fn nobody(catalog: &Catalog) -> RequestError {
@@ -152,11 +142,30 @@ pub(crate) fn alter(
     }
     let mut draft = Draft::new(catalog, now, None);
     altered.operation = draft.record(Operation::AlterTopic { topic_id: topic.id, topic: name.clone() });
-    draft.put(Entry::Topic(name.clone(), altered));
+    draft.put(Entry::Topic(name.clone(), altered.clone()));
     if wanted > topic.partitions {
         let placed = catalog.partitions(topic.id).count() as u32;
-        place(&mut draft, topic.id, placed..wanted)?;
+        place(&mut draft, topic.id, &altered, placed..wanted)?;
     }
+    Ok(Some(draft.finish()))
+}
+
+/// The next step that gives partitions the minimum that their topic wants; `None` once all have it.
+pub(crate) fn follow_minimum(
+    catalog: &Catalog,
+    now: Timestamp,
+    name: &TopicName,
+) -> Result<Option<Step>, RequestError> {
+    let Some(topic) = catalog.topic(name) else { return Ok(None) };
+    let wanted = topic_config::min_insync_replicas(&topic.config);
+    let mut draft = Draft::new(catalog, now, None);
+    let operation = draft.upcoming();
+    let ids = catalog.partitions(topic.id).map(|(id, _)| id);
+    let changed = draft.change_partitions(ids, operation, |_, state| controller::set_minimum(state, wanted).ok());
+    if changed == 0 {
+        return Ok(None);
+    }
+    draft.record(Operation::AlterTopic { topic_id: topic.id, topic: name.clone() });
     Ok(Some(draft.finish()))
 }
 

@@ -46,7 +46,7 @@ impl Leaders {
     }
 }
 
-/// Carries a change out `here` if this sentinel leads, or `there`; waits a while if nobody does at the moment.
+/// As [`lead_by_channel`], for the service of brokers and clients.
 pub(super) async fn lead<Q, A, H, T, FH, FT>(
     context: &Context,
     request: Request<Q>,
@@ -58,6 +58,40 @@ where
     H: Fn(Q) -> FH,
     FH: Future<Output = Result<A, RequestError>>,
     T: Fn(SentinelClient<Channel>, Request<Q>) -> FT,
+    FT: Future<Output = Result<Response<A>, Status>>,
+{
+    let there = |channel, request| there(SentinelClient::new(channel), request);
+    lead_by_channel(context, request, here, there).await
+}
+
+/// The sentinel that leads, if that is another one and this request has not been passed on already.
+pub(super) fn other_leader<Q>(context: &Context, request: &Request<Q>) -> Option<Channel> {
+    match context.state.leader() {
+        Leader::There(address) if !request.metadata().contains_key(FORWARDED) => context.leaders.get(&address),
+        _ => None,
+    }
+}
+
+/// A request as it is passed on.
+pub(super) fn passed_on<Q>(message: Q, deadline: Duration) -> Request<Q> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
+    request.set_timeout(deadline);
+    request
+}
+
+/// Carries a change out `here` if this sentinel leads, or `there`; waits a while if nobody does at the moment.
+pub(super) async fn lead_by_channel<Q, A, H, T, FH, FT>(
+    context: &Context,
+    request: Request<Q>,
+    here: H,
+    there: T,
+) -> Result<Response<A>, Status>
+where
+    Q: Clone,
+    H: Fn(Q) -> FH,
+    FH: Future<Output = Result<A, RequestError>>,
+    T: Fn(Channel, Request<Q>) -> FT,
     FT: Future<Output = Result<Response<A>, Status>>,
 {
     let forwarded = request.metadata().contains_key(FORWARDED);
@@ -73,9 +107,8 @@ where
                 let Some(channel) = context.leaders.get(&address) else {
                     return Err(context.state.not_leader().into());
                 };
-                let mut passed_on = Request::new(message.clone());
-                passed_on.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
-                match timeout_at(deadline, there(SentinelClient::new(channel), passed_on)).await {
+                let request = passed_on(message.clone(), deadline.saturating_duration_since(Instant::now()));
+                match timeout_at(deadline, there(channel, request)).await {
                     Ok(Err(status)) if was_not_done(&status) => status,
                     Ok(answer) => return answer,
                     Err(_elapsed) => return Err(RequestError::Late.into()),

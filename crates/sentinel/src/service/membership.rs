@@ -7,7 +7,9 @@ use futures_util::{Stream, stream};
 use goulette_logging::{info, warn};
 use goulette_meta::keys::BrokerState;
 use goulette_proto::{PROTOCOL_VERSION, convert, pb};
-use goulette_types::{BrokerId, ClusterId, Incarnation, LeaderEpoch, PartitionId, Revision, StorageId, TopicId};
+use goulette_types::{
+    BrokerId, ClusterId, Incarnation, LeaderEpoch, Offset, PartitionEpoch, PartitionId, Revision, StorageId, TopicId,
+};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
@@ -16,7 +18,7 @@ use crate::{
     RequestError,
     catalog::{Catalog, Offline},
     membership::Event,
-    plan::broker::Registration,
+    plan::broker::{Holding, Registration, Yields},
     probe::probe,
     state::Role,
 };
@@ -25,6 +27,13 @@ use crate::{
 const PREDECESSOR_DEADLINE: Duration = Duration::from_secs(2);
 /// Bytes that an address may have.
 const ADDRESS_BYTES_MAX: usize = 300;
+/// Bytes that a rack's name may have.
+const RACK_BYTES_MAX: usize = 100;
+/// The largest share that a broker may have beside the others'.
+const WEIGHT_MAX: u32 = 100;
+/// A disk that leaves an append unconfirmed for so long hangs, and one whose oldest is so young again does not.
+const HANGS_AFTER: Duration = Duration::from_secs(5);
+const RECOVERED_BELOW: Duration = Duration::from_secs(1);
 /// Bytes that the name of a release may have.
 const RELEASE_BYTES_MAX: usize = 100;
 
@@ -43,9 +52,7 @@ pub(super) async fn register(
         let catalog = context.state.catalog();
         catalog.broker(&broker).is_none_or(|known| known.incarnation != incarnation || known.state != BrokerState::Live)
     };
-    if renewed {
-        report_unknown(&context.state.catalog(), &registration);
-    }
+    note_unknown(context, &request, renewed);
     let deleted_topics = deleted(context, &request.held);
     let address = registration.address.clone();
     context.controller.register(registration).await?;
@@ -53,13 +60,13 @@ pub(super) async fn register(
     let catalog = context.state.catalog();
     let assignments = catalog.assignments(&broker, incarnation, Revision(0));
     if renewed {
-        info!("broker {broker} registered at {address} and leads {} partitions", assignments.len());
+        info!("broker {broker} registered at {address} with {} partitions", assignments.len());
         report_other_disk(&catalog, &broker);
     }
     Ok(pb::RegisterBrokerResponse {
         cluster_id: Bytes::copy_from_slice(&cluster_id.to_bytes()),
         revision: catalog.revision().0,
-        assignments: assignments.into_iter().map(wire::assignment).collect(),
+        assignments: assignments.iter().map(wire::assignment).collect(),
         deleted_topics,
         heartbeat_ms: context.options.heartbeat.as_millis() as u32,
     })
@@ -88,17 +95,11 @@ fn parse(ours: ClusterId, request: &pb::RegisterBrokerRequest) -> Result<Registr
     if request.version.len() > RELEASE_BYTES_MAX {
         return Err(RequestError::Invalid(format!("version has more than {RELEASE_BYTES_MAX} bytes")));
     }
-    let mut epochs = HashMap::with_capacity(request.held.len());
-    for held in &request.held {
-        let partition = convert::partition_id(&held.topic_id, held.partition).map_err(RequestError::Invalid)?;
-        // An election gives the next one, which has to fit into Kafka's signed 32 bits.
-        if held.leader_epoch >= i32::MAX as u32 {
-            return Err(RequestError::Invalid(format!(
-                "leader epoch {} of {partition} is too large",
-                held.leader_epoch
-            )));
-        }
-        epochs.insert(partition, LeaderEpoch(held.leader_epoch));
+    if request.rack.len() > RACK_BYTES_MAX {
+        return Err(RequestError::Invalid(format!("rack has more than {RACK_BYTES_MAX} bytes")));
+    }
+    if request.weight > WEIGHT_MAX {
+        return Err(RequestError::Invalid(format!("weight must be at most {WEIGHT_MAX}, not {}", request.weight)));
     }
     Ok(Registration {
         broker,
@@ -106,9 +107,34 @@ fn parse(ours: ClusterId, request: &pb::RegisterBrokerRequest) -> Result<Registr
         incarnation,
         storage,
         release: request.version.clone(),
-        epochs,
+        weight: request.weight.max(1),
+        rack: Some(request.rack.clone()).filter(|rack| !rack.is_empty()),
+        replicates: request.replicates,
+        held: holdings(request)?,
         producer_id_max: request.producer_id_max,
     })
+}
+
+fn holdings(request: &pb::RegisterBrokerRequest) -> Result<HashMap<PartitionId, Holding>, RequestError> {
+    let mut holdings = HashMap::with_capacity(request.held.len());
+    for held in &request.held {
+        let partition = convert::partition_id(&held.topic_id, held.partition).map_err(RequestError::Invalid)?;
+        // An election gives the next one, which has to fit into Kafka's signed 32 bits.
+        if held.leader_epoch >= i32::MAX as u32 || held.partition_epoch >= i64::MAX as u64 {
+            return Err(RequestError::Invalid(format!(
+                "leader epoch {} or partition epoch {} of {partition} is too large",
+                held.leader_epoch, held.partition_epoch
+            )));
+        }
+        let holding = Holding {
+            leader_epoch: LeaderEpoch(held.leader_epoch),
+            partition_epoch: PartitionEpoch(held.partition_epoch),
+            end: Offset(held.end),
+            reported: held.reported,
+        };
+        holdings.insert(partition, holding);
+    }
+    Ok(holdings)
 }
 
 fn field(name: &str, error: impl std::fmt::Display) -> RequestError {
@@ -142,14 +168,23 @@ fn deleted(context: &Context, held: &[pb::Held]) -> Vec<Bytes> {
 }
 
 /// Data that the metadata does not know is never deleted; somebody may want it back.
-fn report_unknown(catalog: &Catalog, registration: &Registration) {
-    let unknown = registration.epochs.keys().filter(|&&id| {
-        catalog.partition(id).is_none() && !catalog.is_deleted(id.topic) && catalog.topic_name(id.topic).is_none()
-    });
-    let count = unknown.count();
-    if count > 0 {
-        warn!("broker {} holds {count} partitions that the metadata does not know: they are kept", registration.broker);
+fn note_unknown(context: &Context, request: &pb::RegisterBrokerRequest, renewed: bool) {
+    let Ok(broker) = request.id.parse::<BrokerId>() else { return };
+    let unknown: Vec<_> = {
+        let catalog = context.state.catalog();
+        let is_unknown = |held: &&pb::Held| {
+            TopicId::try_from(&held.topic_id[..])
+                .is_ok_and(|topic| catalog.topic_name(topic).is_none() && !catalog.is_deleted(topic))
+        };
+        request.held.iter().filter(is_unknown).cloned().collect()
+    };
+    if renewed && !unknown.is_empty() {
+        let count = unknown.len();
+        warn!(
+            "broker {broker} holds {count} partitions that the metadata does not know: they are kept, see `goulette cluster adopt`"
+        );
     }
+    context.state.note_unknown(&broker, unknown);
 }
 
 /// Whoever emptied or swapped a broker's disk hears of it here, and not first from a consumer that waits.
@@ -271,8 +306,23 @@ impl Session {
         self.context.state.note_applied(&id, applied);
         let oldest_unsynced = Duration::from_millis(beat.oldest_unsynced_ms);
         self.context.state.note_heard(&id, self.context.env.clock.now(), oldest_unsynced);
+        self.judge_disk(&id, incarnation, oldest_unsynced);
         self.context.detector.tell(Event::Heartbeat { broker: id, incarnation }).await;
         Ok(None)
+    }
+
+    /// Takes its leaderships from a broker whose disk hangs, and lets it lead again when that is over.
+    fn judge_disk(&self, broker: &BrokerId, incarnation: Incarnation, oldest_unsynced: Duration) {
+        let hangs = self.context.state.catalog().broker(broker).is_some_and(|known| known.hangs);
+        let (controller, broker) = (self.context.controller.clone(), broker.clone());
+        if !hangs && oldest_unsynced > HANGS_AFTER {
+            warn!("the disk of broker {broker} has confirmed nothing for {oldest_unsynced:?}: others lead instead");
+            // Repeated by the next beat if it fails.
+            tokio::spawn(async move { controller.hand_over(broker, incarnation, Yields::Hangs).await });
+        } else if hangs && oldest_unsynced < RECOVERED_BELOW {
+            info!("the disk of broker {broker} confirms what is written again");
+            tokio::spawn(async move { controller.recovered(broker, incarnation).await });
+        }
     }
 
     /// What the broker has not been told yet.
@@ -292,7 +342,7 @@ impl Session {
         }
         Some(pb::HeartbeatResponse {
             revision: revision.0,
-            assignments: assignments.into_iter().map(wire::assignment).collect(),
+            assignments: assignments.iter().map(wire::assignment).collect(),
             deleted_topics: deleted.into_iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect(),
             register: false,
         })

@@ -1,10 +1,6 @@
 //! Several sentinels over one etcd, each on a thread and a runtime of its own, so that it can be killed or stopped.
 
-use std::{
-    collections::BTreeSet,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeSet, thread, time::Duration};
 
 use goulette_env::Env;
 use goulette_etcd::{Config, EtcdServer};
