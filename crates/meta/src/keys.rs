@@ -174,6 +174,7 @@ impl Entry {
 
 /// A change of one key.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "changes are few and short-lived")]
 pub enum Change {
     /// It gets this value.
     Put(Entry),

@@ -42,9 +42,11 @@ pub(crate) struct Holding {
     pub(crate) leader_epoch: LeaderEpoch,
     /// The highest partition epoch; 0: not known.
     pub(crate) partition_epoch: PartitionEpoch,
+    /// The epoch of the last batch.
+    pub(crate) log_epoch: LeaderEpoch,
     pub(crate) end: Offset,
-    /// What is said here stays true: the replica does nothing more in these epochs.
-    pub(crate) reported: bool,
+    /// The version of the doubt that this answers: what is said here stays true.
+    pub(crate) answers: Option<(LeaderEpoch, PartitionEpoch)>,
 }
 
 /// The next step of a registration; `None` once the broker's partitions are settled.
@@ -116,13 +118,12 @@ fn registered(
     if let Ok(doubted) = controller::suspect(&next, holding.leader_epoch, holding.partition_epoch) {
         next = doubted;
     }
-    let stays_true = is_first || holding.reported || next.replicas.len() == 1;
-    if next.doubt.is_some() && stays_true {
+    let stays_true = is_first || holding.answers.is_some() || next.replicas.len() == 1;
+    if let Some(doubt) = next.doubt.as_ref().filter(|_| stays_true) {
         let member = Member { broker: registration.broker.clone(), storage: registration.storage };
-        let log = LogEnd { epoch: holding.leader_epoch, end: holding.end };
-        let (leader_epoch, partition_epoch) = (holding.leader_epoch, holding.partition_epoch);
-        let reported = Reported { member, leader_epoch, partition_epoch, log };
-        if let Ok(told) = controller::report(&next, &reported, live) {
+        let log = LogEnd { epoch: holding.log_epoch, end: holding.end };
+        let answers = holding.answers.unwrap_or(doubt.version());
+        if let Ok(told) = controller::report(&next, &Reported { member, answers, log }, live) {
             next = told;
         }
     }

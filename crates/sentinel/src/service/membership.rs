@@ -129,8 +129,11 @@ fn holdings(request: &pb::RegisterBrokerRequest) -> Result<HashMap<PartitionId, 
         let holding = Holding {
             leader_epoch: LeaderEpoch(held.leader_epoch),
             partition_epoch: PartitionEpoch(held.partition_epoch),
+            log_epoch: LeaderEpoch(if held.log_epoch == 0 { held.leader_epoch } else { held.log_epoch }),
             end: Offset(held.end),
-            reported: held.reported,
+            answers: held
+                .reported
+                .then_some((LeaderEpoch(held.doubt_leader_epoch), PartitionEpoch(held.doubt_partition_epoch))),
         };
         holdings.insert(partition, holding);
     }

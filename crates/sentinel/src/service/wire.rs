@@ -83,6 +83,8 @@ pub(super) fn assignment(assignment: &Assignment) -> pb::Assignment {
         min_insync_replicas: if replicates { record.min_insync_replicas } else { 0 },
         unclean_epoch: record.unclean_epoch.0,
         in_doubt: record.doubt.is_some(),
+        doubt_leader_epoch: record.doubt.as_ref().map_or(0, |doubt| doubt.leader_epoch.0),
+        doubt_partition_epoch: record.doubt.as_ref().map_or(0, |doubt| doubt.partition_epoch.0),
         replicas,
     }
 }
