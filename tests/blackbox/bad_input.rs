@@ -46,11 +46,31 @@ fn usage_errors_exit_2_and_name_the_flag() {
 }
 
 #[test]
-fn modes_without_their_etcd_are_refused_in_one_line() {
+fn flags_of_another_mode_are_refused_and_named() {
     let cluster = Cluster::prepare(&[], &[]);
-    assert_refused("embedded", &cluster.run(&["sentinel"]), 1, &["-enable-embedded-etcd=false"]);
-    let external = ["sentinel", "-enable-embedded-etcd=false", "-etcd-endpoints", "127.0.0.1:1"];
-    assert_refused("external", &cluster.run(&external), 1, &["-etcd-endpoints"]);
+    let both = ["sentinel", "-etcd-endpoints", "127.0.0.1:1"];
+    assert_refused(
+        "endpoints beside the embedded etcd",
+        &cluster.run(&both),
+        2,
+        &["-etcd-endpoints", "-enable-embedded-etcd=false"],
+    );
+    let user = ["sentinel", "-enable-embedded-etcd=false", "-etcd-username", "u"];
+    assert_refused("a user without an etcd", &cluster.run(&user), 2, &["-etcd-username", "-etcd-endpoints"]);
+    let alone = ["sentinel", "-etcd-initial-cluster", "s2=http://127.0.0.1:1"];
+    assert_refused("a cluster of others", &cluster.run(&alone), 2, &["-etcd-initial-cluster", "sentinel1"]);
+    assert!(!cluster.dir.path().join("default.etcd").exists(), "nothing was made");
+}
+
+#[test]
+fn a_taken_port_of_the_embedded_etcd_is_named_with_both_ways_out() {
+    let cluster = Cluster::prepare(&[], &[]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let (peer, address) = (free_port().to_string(), format!("127.0.0.1:{}", free_port()));
+    let sentinel = ["sentinel", "-address", &address, "-etcd-port", &port, "-etcd-peer-port", &peer];
+    let words = [port.as_str(), "-etcd-port", "-enable-embedded-etcd=false -etcd-endpoints"];
+    assert_refused("the client port", &cluster.run(&sentinel), 1, &words);
 }
 
 #[test]

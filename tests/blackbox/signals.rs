@@ -113,3 +113,52 @@ fn the_level_changes_while_the_broker_runs() {
     let output = cluster.run(&["log-level", &cluster.broker_address, "loud"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
 }
+
+#[test]
+fn a_service_manager_learns_when_they_serve_and_when_they_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    manager.set_read_timeout(Some(crate::cluster::PATIENCE)).expect("a socket");
+    let told = || {
+        let mut buffer = [0; 64];
+        let length = manager.recv(&mut buffer).expect("the manager is told something");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let cluster = Cluster::prepare(&[], &[]);
+    let flags = ["-enable-embedded-etcd=false", "-admin-address", "off"];
+    let mut command = cluster.command(&["sentinel", "-address", &cluster.sentinel_address]);
+    let mut sentinel = command.args(flags).env("NOTIFY_SOCKET", &socket).spawn().expect("the binary starts");
+    assert_eq!(told(), "READY=1");
+    assert!(cluster.run(&["health", &cluster.sentinel_address]).status.success(), "it serves when it says so");
+    let broker = ["broker", "-address", &cluster.broker_address, "-sentinel", &cluster.sentinel_address];
+    let mut command = cluster.command(&broker);
+    let mut broker = command.env("NOTIFY_SOCKET", &socket).spawn().expect("the binary starts");
+    assert_eq!(told(), "READY=1");
+    for child in [&mut broker, &mut sentinel] {
+        signal(child, Signal::TERM);
+        assert_eq!(told(), "STOPPING=1");
+        assert!(wait(child, "it stops").success());
+    }
+}
+
+#[test]
+fn a_sentinel_starts_its_etcd_and_stops_it() {
+    use crate::cluster::{Store, free_port};
+    let mut cluster = Cluster::prepare(&[], &[]);
+    cluster.store = Store::Embedded { port: free_port(), peer_port: free_port() };
+    cluster.start_sentinel();
+    cluster.start_broker();
+    cluster.produce("t", b"x\n");
+    cluster.stop_broker();
+    cluster.stop_sentinel();
+    let log = fs::read_to_string(cluster.dir.path().join("logs/sentinel_sentinel1.log")).expect("a log file");
+    let lines: Vec<&str> = log.lines().collect();
+    let last =
+        |word: &str| lines.iter().rposition(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}: {log}"));
+    assert!(last("the embedded etcd stopped") > last("sentinel stopped"), "the etcd goes last: {log}");
+    assert!(cluster.dir.path().join("default.etcd").exists());
+    cluster.start_sentinel();
+    cluster.start_broker();
+    assert_eq!(cluster.consume("t"), b"x\n");
+}
