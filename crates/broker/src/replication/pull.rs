@@ -386,7 +386,8 @@ impl Session<'_> {
     /// The leader says where to cut. First the positions that come with it are stored: a follower that has joined has them.
     fn cut(&self, cut: pb::Cut) -> Result<(), String> {
         let Some((partition, leader_epoch)) = self.seat(cut.handle) else { return Ok(()) };
-        let answer = Cut { shared: cut.common.as_ref().map(wire::log_end), start: wire::offset(cut.start) };
+        let (start, end) = (wire::offset(cut.start), wire::offset(cut.end));
+        let answer = Cut { shared: cut.common.as_ref().map(wire::log_end), start, end };
         let message = ToFollower { stream: self.stream, leader_epoch, body: FromLeader::Cut(answer) };
         let (wishes, version) = (Arc::clone(&self.link.wishes), cut.positions_version);
         let told = Arc::clone(&partition);

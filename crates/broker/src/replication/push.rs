@@ -317,6 +317,7 @@ impl Pusher {
                     handle: seat.handle,
                     common: cut.shared.map(wire::epoch_end),
                     start: cut.start.0,
+                    end: cut.end.0,
                     positions: snapshot.positions,
                     positions_version: snapshot.version,
                 });
