@@ -279,6 +279,9 @@ impl Pool {
         block[..encoded.len()].copy_from_slice(&encoded);
         file.write_all_at(&block, 0).doing("write", from)?;
         file.sync_data().doing("sync", from)?;
+        // What the cache holds of another life would be in the way: where it keeps many pages as one, a group in the midst
+        // of them dirties them all, and each sync looks through all of them.
+        file.drop_cache(0, 0).doing("drop the cache of", from)?;
         env.disk.rename(from, &dir.join(segment_name(segment))).doing("rename", from)?;
         sync_names(env, dir)?;
         Ok(header.seed())
