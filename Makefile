@@ -147,6 +147,9 @@ test-large: build ## a million lines through the real binary, with kill -9 of br
 test-deliberate-bugs: ## builds known mistakes in, one at a time: the crash tests must find each (BUG: only that one)
 	@scripts/test-deliberate-bugs.sh $(BUG)
 
+test-crash-sweeps: ## power cuts at every disk operation with every subset of what was unsynced, and at every one of each recovery (long)
+	@GOULETTE_TEST_SWEEPS=all $(CARGO) test --release --locked -p goulette-wal -p goulette-log --test it crash
+
 sim: ## one simulated run of a cluster (SEED=1; TRACE=1: every event)
 	@$(CARGO) run -q --profile sim --locked -p goulette-sim -- "$(or $(SEED),1)" $(if $(TRACE),trace)
 

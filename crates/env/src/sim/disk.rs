@@ -80,6 +80,11 @@ impl SimDisk {
         self.lock().unsynced()
     }
 
+    /// How many single sectors, names and lengths these are: 2 to the power of it is the number of disks that may be left.
+    pub fn unsynced_sectors(&self) -> usize {
+        self.lock().unsynced_sectors()
+    }
+
     /// Whether the machine has stopped.
     pub fn is_stopped(&self) -> bool {
         self.lock().stopped

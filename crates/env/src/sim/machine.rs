@@ -28,6 +28,9 @@ pub enum Unsynced {
     Torn,
     /// Of each change any: single sectors of writes, single names.
     Random,
+    /// Sector `n` of all those at stake, in the order in which they were written, if bit `n` says so; a name or a length
+    /// counts as one, and behind the 64th all are lost. See [`SimDisk::unsynced_sectors`](super::SimDisk::unsynced_sectors).
+    Subset(u64),
 }
 
 /// What goes wrong, and when. Numbers count from 1, from the disk's start (a crash starts a new disk).
@@ -225,18 +228,23 @@ impl Machine {
         // Changes before `cut` survive; of the one at it, the first sectors.
         let count = match unsynced {
             Unsynced::None => 0,
-            Unsynced::All | Unsynced::Random => orders.len(),
+            Unsynced::All | Unsynced::Random | Unsynced::Subset(_) => orders.len(),
             Unsynced::Prefix(count) => count,
             Unsynced::Torn => self.below(orders.len() + 1),
         };
         let cut = orders.get(count).copied().unwrap_or(u64::MAX);
         let (torn, random) = (unsynced == Unsynced::Torn, unsynced == Unsynced::Random);
+        let at_stake = self.at_stake();
+        let chosen = |order: u64, sector: usize| match unsynced {
+            Unsynced::Subset(bits) => bits.checked_shr((at_stake[&order] + sector) as u32).unwrap_or(0) & 1 == 1,
+            _ => true,
+        };
 
         let mut after = Machine::new(self.random.next_u64());
         after.next = self.next;
         after.names = self.durable_names.clone();
         for change in self.name_changes.clone() {
-            if change.order < cut && !(random && self.coin()) {
+            if change.order < cut && chosen(change.order, 0) && !(random && self.coin()) {
                 change.what.apply(&mut after.names);
             }
         }
@@ -253,7 +261,7 @@ impl Machine {
                 let torn_at = if torn && change.order == cut { self.below(change.what.sectors()) } else { 0 };
                 change.what.apply(&mut durable, |sector| match random {
                     true => self.random.next_u64() & 1 == 0,
-                    false => change.order < cut || sector < torn_at,
+                    false => (change.order < cut || sector < torn_at) && chosen(change.order, sector),
                 });
             }
             after.files.insert(id, File { live: durable.clone(), durable, changes: Vec::new() });
@@ -273,6 +281,24 @@ impl Machine {
             next: self.next,
             ..Machine::new(self.random.next_u64())
         }
+    }
+
+    /// For each unsynced change, how many sectors are at stake before it.
+    fn at_stake(&self) -> BTreeMap<u64, usize> {
+        let mut sectors: BTreeMap<u64, usize> = self.name_changes.iter().map(|change| (change.order, 1)).collect();
+        let changes = self.files.values().flat_map(|file| &file.changes);
+        sectors.extend(changes.map(|change| (change.order, change.what.sectors())));
+        let mut before = 0;
+        for sectors in sectors.values_mut() {
+            before += std::mem::replace(sectors, before);
+        }
+        sectors
+    }
+
+    pub(super) fn unsynced_sectors(&self) -> usize {
+        let bytes =
+            self.files.values().flat_map(|file| &file.changes).map(|change| change.what.sectors()).sum::<usize>();
+        bytes + self.name_changes.len()
     }
 
     pub(super) fn unsynced(&self) -> usize {

@@ -197,3 +197,21 @@ fn the_same_seed_loses_the_same() {
     assert_eq!(run(3), run(3));
     assert_ne!(run(3), run(4));
 }
+
+#[test]
+fn every_subset_of_what_is_at_stake_can_be_had() {
+    let (disk, file) = disk_with_file();
+    file.write_all_at(&[b'b'; 1024], 0).unwrap();
+    disk.open(&path("g"), OpenMode::CreateNew).unwrap();
+    assert_eq!(disk.unsynced_sectors(), 3);
+    let outcomes: std::collections::BTreeSet<_> = (0..8)
+        .map(|subset| {
+            let crashed = disk.crash(Unsynced::Subset(subset));
+            let f = bytes(&crashed, "f").unwrap();
+            (f[0] == b'b', f[512] == b'b', bytes(&crashed, "g").is_some())
+        })
+        .collect();
+    assert_eq!(outcomes.len(), 8);
+    let first = bytes(&disk.crash(Unsynced::Subset(1)), "f").unwrap();
+    assert_eq!((first[0], first[512]), (b'b', b'a'));
+}

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use goulette_env::sim::{Faults, SimDisk, Unsynced};
 use goulette_log::{LogOptions, WalOptions};
 
-use crate::{model::*, support::*};
-
-const CRASHES: [Unsynced; 4] = [Unsynced::None, Unsynced::All, Unsynced::Torn, Unsynced::Random];
+use crate::{model::*, support::*, sweep::*};
 
 #[test]
 fn every_acknowledged_batch_survives_a_stop_at_every_disk_operation() {
@@ -59,43 +57,6 @@ fn direct() -> LogOptions {
 /// Larger groups go directly: which ones they are depends on the machine's mood.
 fn mixed() -> LogOptions {
     LogOptions { direct_bytes: 900, ..small() }
-}
-
-/// Stops at every disk operation in turn, looks what is left and goes on. Returns how many there were.
-fn stop_everywhere(options: LogOptions, lives: &[Life]) -> u64 {
-    let mut stops = 0;
-    for stop_at in 1.. {
-        let disk = SimDisk::from_seed(stop_at);
-        disk.set_faults(Faults { stop_at: Some(stop_at), ..Faults::default() });
-        let mut model = Model { options: options.clone(), ..Model::default() };
-        let done = run(&disk, &mut model, lives);
-        for unsynced in CRASHES {
-            let (crashed, mut model) = (disk.crash(unsynced), model.clone());
-            // A second stop, somewhere in the recovery; a different place each time.
-            crashed.set_faults(Faults { stop_at: Some(1 + (stop_at * 7) % 40), ..Faults::default() });
-            let crashed = match model.check(&crashed) {
-                Some((log, _)) => {
-                    drop(log);
-                    crashed.crash(Unsynced::Random)
-                }
-                None => crashed.crash(unsynced),
-            };
-            let (log, _) = model.check(&crashed).expect("nothing stops it now");
-            model.go_on(&log);
-            drop(log);
-            let crashed = crashed.crash(Unsynced::None);
-            let (log, _) = model.check(&crashed).expect("nothing stops it now");
-            log.close().unwrap();
-            model.check_files(&crashed);
-            let (_, report) = model.check(&crashed.restart()).expect("nothing stops it now");
-            assert_eq!(report.entries, 0);
-        }
-        if done {
-            break;
-        }
-        stops += 1;
-    }
-    stops
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod model;
 mod support;
+mod sweep;
 
 mod append;
 mod crash;
