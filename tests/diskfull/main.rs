@@ -47,7 +47,7 @@ const WINDOW: usize = 4_000;
 const RECOVERY: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    if let Err(missing) = volume::check_machine() {
+    if let Err(missing) = volume::check_machine().and_then(|()| volume::hide_mounts()) {
         eprintln!("skipped: {missing}");
         return ExitCode::from(77);
     }
