@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use goulette_records::Header;
+use goulette_records::{Batch, Header};
 use goulette_types::Timestamp;
 
 use crate::{
@@ -178,8 +178,12 @@ impl Partition {
             fragment.note(first.position, run.iter().map(|stored| stored.batch.header()));
             let bytes = run.iter().map(|stored| stored.batch.encoded_bytes()).sum();
             let next = last.batch.next_offset();
+            // What the cache keeps it is charged for, so it must not keep more: not the buffers that batches came in.
+            let keep = self.engine().options.tail_cache_bytes > 0;
+            let detached: Vec<_> = run.iter().filter(|_| keep).map(|stored| stored.batch.detached()).collect();
             {
                 let mut state = lock(self.state());
+                state.replace(detached);
                 state.note_written(fragment, run.iter().map(|stored| (stored.batch.header(), stored.appended)));
                 state.unflushed_bytes -= bytes;
             }
@@ -233,6 +237,17 @@ impl State {
             })
             .cloned()
             .collect()
+    }
+
+    /// Puts the same batches, consecutive ones, in the place of those in memory, as far as they still are.
+    fn replace(&mut self, batches: Vec<Batch>) {
+        let Some(first) = batches.first().map(Batch::base_offset) else { return };
+        let from = self.tail.partition_point(|stored| stored.batch.base_offset() < first);
+        for (stored, batch) in self.tail.range_mut(from..).zip(batches) {
+            if stored.batch.base_offset() == batch.base_offset() {
+                stored.batch = batch;
+            }
+        }
     }
 
     /// The batches that follow are in the fragment: they are below `flushed` now.

@@ -78,6 +78,11 @@ impl Batch {
         Ok(Batch { header, records })
     }
 
+    /// The same batch with its records in memory of their own: a slice keeps alive the whole buffer that it was received in.
+    pub fn detached(&self) -> Batch {
+        Batch { header: self.header, records: Bytes::copy_from_slice(&self.records) }
+    }
+
     /// Refuses what only brokers may write, though it is a valid batch: control batches and log append time.
     ///
     /// # Errors
