@@ -160,7 +160,7 @@ impl Partition {
     pub fn commit_position(self: &Arc<Self>, group: &GroupName, offset: Offset, done: PositionDone) {
         let engine = self.engine();
         let state = lock(self.state());
-        let refusal = match self.check_open(&state) {
+        let refusal = match self.check_open(&state).and_then(|()| self.check_groups(&state, group)) {
             Ok(()) => {
                 let head = Head::of(self.id(), offset, engine.wall());
                 let name = bytes::Bytes::copy_from_slice(group.as_str().as_bytes());
@@ -182,6 +182,15 @@ impl Partition {
         drop(state);
         let (done, error) = refusal;
         done(Err(error));
+    }
+
+    /// Groups whose positions are on their way are not counted yet: there can be as many more as the WAL's queue holds.
+    fn check_groups(&self, state: &State, group: &GroupName) -> Result<(), AppendError> {
+        let groups = state.positions.len();
+        if groups < self.engine().options.groups_max || state.positions.contains_key(group) {
+            return Ok(());
+        }
+        Err(AppendError::TooManyGroups { partition: self.id(), groups })
     }
 
     pub(crate) fn check_open(&self, state: &State) -> Result<(), AppendError> {

@@ -13,12 +13,26 @@ use crate::{
     partition::{Captured, Partition},
 };
 
-/// Takes a checkpoint now; with `last`, the one that a clean close leaves behind.
+/// The longest rest behind a sync.
+const REST_MAX: Duration = Duration::from_millis(50);
+
+/// What a checkpoint is taken for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// The background's: nobody waits for it, and others want the disk.
+    Background,
+    /// Somebody waits.
+    Asked,
+    /// The one that a clean close leaves behind.
+    Last,
+}
+
+/// Takes a checkpoint now.
 ///
 /// Where the disk is too full for what waits in memory, the checkpoint still describes the rest: files that were waiting
 /// for it can go, and make room. Recovery then begins where it would have begun before. Only a checkpoint for which there
 /// is no space either is an error for now; any other error means that the engine must be poisoned.
-pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
+pub(crate) fn take(engine: &Engine, occasion: Occasion) -> Result<(), FlushError> {
     let mut file = lock(&engine.checkpointing);
     engine.check_poison()?;
     let disk = &*engine.env.disk;
@@ -44,21 +58,21 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
     let captured: Vec<_> =
         partitions.iter().filter_map(|partition| Some((partition.clone(), partition.capture()?))).collect();
     if !cfg!(goulette_bug = "checkpoint_before_fragment_sync") {
-        sync(engine, &captured)?;
+        sync(engine, &captured, occasion == Occasion::Background)?;
     }
     engine.check_poison()?;
     let (partitions, removed): (_, Vec<_>) = captured
         .into_iter()
         .map(|(partition, captured)| (captured.state, (partition, captured.removed, captured.cut)))
         .unzip();
-    let relaxed = if last { None } else { engine.relaxed() };
+    let relaxed = if occasion == Occasion::Last { None } else { engine.relaxed() };
     let wal = engine.wal_log();
     let checkpoint = Checkpoint { position, wal, taken: engine.wall(), relaxed, partitions, deleted: deleted.clone() };
     match file.write(disk, &*engine.env.random, &engine.dir, &checkpoint, full) {
         // Once more, in full: the ballast is there for this.
         Err(FlushError::StorageFull { .. }) if engine.space.release_ballast(disk) => {
             drop(file);
-            return take(engine, last);
+            return take(engine, occasion);
         }
         written => written?,
     }
@@ -85,12 +99,13 @@ pub(crate) fn take(engine: &Engine, last: bool) -> Result<(), FlushError> {
 
 /// Makes durable what the captured states speak of: bytes, then names. Few files one by one; many by one sync of the whole
 /// file system, which writes them in the disk's order and commits once.
-fn sync(engine: &Engine, captured: &[(Arc<Partition>, Captured)]) -> Result<(), FlushError> {
+fn sync(engine: &Engine, captured: &[(Arc<Partition>, Captured)], mut paced: bool) -> Result<(), FlushError> {
     let fragments = captured.iter().flat_map(|(_, captured)| &captured.fragments);
     let unsynced: Vec<_> = fragments.filter_map(|fragment| Some((fragment, fragment.unsynced()?))).collect();
     let named = captured.iter().filter(|(_, captured)| captured.names_unsynced);
     let dirs: Vec<_> = named.map(|(partition, _)| partition.dir()).collect();
-    if unsynced.len() + dirs.len() > engine.options.syncs_max
+    let files: usize = unsynced.iter().map(|(_, noted)| noted.files()).sum();
+    if files + dirs.len() > engine.options.syncs_max
         && let Some(file_system) = &engine.file_system
     {
         file_system.sync_all().map_err(|error| FlushError::sync(&engine.dir, &error))?;
@@ -98,12 +113,31 @@ fn sync(engine: &Engine, captured: &[(Arc<Partition>, Captured)]) -> Result<(), 
         return Ok(());
     }
     for (fragment, _) in &unsynced {
+        let since = engine.env.clock.now();
         fragment.sync().map_err(|error| FlushError::sync(fragment.path(), &error))?;
+        paced = paced && rest(engine, since);
     }
     for dir in dirs {
+        let since = engine.env.clock.now();
         engine.env.disk.sync_dir(dir).map_err(|error| FlushError::sync(dir, &error))?;
+        paced = paced && rest(engine, since);
     }
     Ok(())
+}
+
+/// Leaves the disk to others for as long as a sync has kept it busy since then. Returns false when there is no time for
+/// that: the WAL's budget runs out, or somebody pulls the trigger, to stop or for the next checkpoint.
+fn rest(engine: &Engine, since: Duration) -> bool {
+    if engine.replay_bytes() >= engine.options.wal_bytes_max / 2 {
+        return false;
+    }
+    let took = engine.env.clock.now().saturating_sub(since);
+    let pulled = engine.checkpoint_trigger.wait(took.min(REST_MAX));
+    if pulled {
+        // Whoever pulled it is still to be heard.
+        engine.checkpoint_trigger.pull();
+    }
+    !pulled
 }
 
 /// Removes the files of topics that the checkpoint lists as deleted. Whatever a crash leaves of them the next one
@@ -146,7 +180,7 @@ pub(crate) fn run(engine: &Arc<Engine>, stopped: &dyn Fn() -> bool) {
         // Without the trigger only if something has changed.
         if pulled || engine.applied() != last {
             last = engine.applied();
-            match take(engine, false) {
+            match take(engine, Occasion::Background) {
                 Ok(()) => {}
                 Err(FlushError::StorageFull { .. }) => {
                     engine.refuse_appends();

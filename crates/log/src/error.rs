@@ -171,6 +171,14 @@ pub enum AppendError {
         /// Its bytes.
         bytes: usize,
     },
+    /// The partition keeps the positions of so many groups that it takes no further one's.
+    #[error("partition {partition} has the positions of {groups} groups: use fewer groups, or another topic")]
+    TooManyGroups {
+        /// The partition.
+        partition: PartitionId,
+        /// How many there are.
+        groups: usize,
+    },
     /// The partition's topic was deleted.
     #[error("partition {0} was deleted")]
     Deleted(PartitionId),
@@ -198,7 +206,7 @@ impl AppendError {
             AppendError::OutOfPlace { .. } => ErrorKind::Conflict,
             AppendError::Busy => ErrorKind::Busy,
             AppendError::StorageFull { .. } => ErrorKind::StorageFull,
-            AppendError::TooLarge { .. } => ErrorKind::TooLarge,
+            AppendError::TooLarge { .. } | AppendError::TooManyGroups { .. } => ErrorKind::TooLarge,
             AppendError::Deleted(_) => ErrorKind::NotFound,
             AppendError::Closed { .. } => ErrorKind::Unavailable,
             AppendError::Poisoned { .. } => ErrorKind::OutcomeUnknown,

@@ -27,6 +27,9 @@ use crate::{
 
 /// Bytes written before the kernel is asked to begin writing them out, so that the checkpoint's sync finds little left.
 const WRITEBACK_BYTES: u32 = 4 << 20;
+/// Reserved room ends at multiples of this, and so do recycled files. A file of another length has been written to its
+/// end by the flusher, and by nobody else.
+pub(crate) const RESERVED_ALIGN: u64 = 4096;
 /// Bytes read at once while headers are scanned.
 const SCAN_BYTES: usize = 256 << 10;
 
@@ -90,6 +93,13 @@ fn write_run(file: &dyn DiskFile, run: &[Stored]) -> io::Result<()> {
 pub(crate) struct Unsynced {
     bytes: Option<Mark>,
     index_files: usize,
+}
+
+impl Unsynced {
+    /// Files that a sync concerns.
+    pub(crate) fn files(&self) -> usize {
+        usize::from(self.bytes.is_some()) + self.index_files
+    }
 }
 
 /// A batch's header as found by a scan.
@@ -223,7 +233,7 @@ impl Fragment {
                 *reserved = file.len()?;
             }
             if *reserved < end {
-                let goal = end.next_multiple_of(step.max(1).into());
+                let goal = end.next_multiple_of(step.max(1).into()).next_multiple_of(RESERVED_ALIGN);
                 file.allocate(*reserved, goal - *reserved)?;
                 *reserved = goal;
             }
@@ -324,6 +334,11 @@ impl Fragment {
             file.sync_data()?;
         }
         Ok(())
+    }
+
+    /// Whether the file has more than the valid bytes.
+    pub(crate) fn is_longer(&self, disk: &dyn Disk) -> io::Result<bool> {
+        Ok(self.length(disk)? > u64::from(self.written.load(Ordering::Acquire)))
     }
 
     /// Puts zeros where valid bytes are lost: reading finds them corrupt, and no later opening finds them missing.

@@ -19,7 +19,7 @@ use goulette_env::{Disk, OpenMode};
 
 use crate::{
     error::{FlushError, is_full},
-    fragment::Fragment,
+    fragment::{Fragment, RESERVED_ALIGN},
     lock,
 };
 
@@ -97,7 +97,10 @@ impl FragmentPool {
             let place = (alone && bytes >= bytes_min).then(|| self.place(bytes)).flatten();
             let moved = place.map(|place| disk.rename(&path, &place).map(|()| place));
             match moved {
-                Some(Ok(place)) => taken.push((place, bytes)),
+                Some(Ok(place)) => {
+                    made_reserved(disk, &place).map_err(|error| FlushError::io("recycle", &place, &error))?;
+                    taken.push((place, bytes));
+                }
                 Some(Err(error)) => {
                     lock(&self.files).bytes -= bytes;
                     // No room for its name: then it goes, and there is.
@@ -163,6 +166,20 @@ impl FragmentPool {
         // What does not go is found by the next opening.
         ready.iter().filter(|(path, _)| disk.remove_file(path).is_ok()).count() > 0
     }
+}
+
+/// Gives a file the length of reserved room, durably: of what stands in it nothing counts any more.
+///
+/// Its cached pages go too. They would be in the way of what is written next: where many are kept as one, a write in the
+/// midst of them makes all of them dirty.
+fn made_reserved(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let file = disk.open(path, OpenMode::Write)?;
+    let length = file.len()?;
+    if !length.is_multiple_of(RESERVED_ALIGN) {
+        file.set_len(length.next_multiple_of(RESERVED_ALIGN))?;
+        file.sync_data()?;
+    }
+    file.drop_cache(0, 0)
 }
 
 fn number_of(path: &Path) -> Option<u64> {

@@ -17,7 +17,8 @@ use goulette_wal::{Payload, Wal};
 use crate::{
     applier::{Applier, ChangeDone, Tag},
     checkpoint::DeletedTopic,
-    checkpointer, direct,
+    checkpointer::{self, Occasion},
+    direct,
     engine::{Engine, PoisonListener},
     entry::{Head, Kind},
     error::{ChangeError, FlushError, OpenError, Poisoned},
@@ -120,10 +121,10 @@ impl Log {
             for partition in engine.partitions() {
                 partition.leave_damage().map_err(stopped)?;
             }
-            checkpointer::take(engine, false).map_err(stopped)?;
+            checkpointer::take(engine, Occasion::Asked).map_err(stopped)?;
             recovery.accept_loss();
         } else if engine.relaxed().is_some() {
-            checkpointer::take(engine, false).map_err(stopped)?;
+            checkpointer::take(engine, Occasion::Asked).map_err(stopped)?;
         }
         let wal = Wal::open(recovery, Box::new(Applier::new(engine.clone())));
         let wal = wal.map_err(|source| OpenError::WalOpen { dir: engine.wal_dir(), source })?;
@@ -285,7 +286,7 @@ impl Log {
     /// # Errors
     /// See [`FlushError`]; under [`FlushError::StorageFull`] files that waited for a checkpoint may be gone all the same.
     pub fn checkpoint(&self) -> Result<(), FlushError> {
-        self.poison_on_error(|| checkpointer::take(&self.engine, false))
+        self.poison_on_error(|| checkpointer::take(&self.engine, Occasion::Asked))
     }
 
     /// Removes the oldest fragments of all partitions as far as their [retention](Partition::set_retention) allows, and
@@ -401,7 +402,7 @@ impl Log {
             });
             match cut {
                 Err(error @ FlushError::Poisoned(_)) => Err(error),
-                _ => checkpointer::take(&self.engine, true),
+                _ => checkpointer::take(&self.engine, Occasion::Last),
             }
         });
         self.engine.forget_partitions();

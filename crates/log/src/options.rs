@@ -54,6 +54,8 @@ pub struct LogOptions {
     pub syncs_max: usize,
     /// Bytes that the WAL may grow by before a checkpoint has caught up; appends are Busy beyond. 1 GiB.
     pub wal_bytes_max: u64,
+    /// Groups whose positions a partition keeps. 10,000.
+    pub groups_max: usize,
     /// Idempotent producers are forgotten when they have not appended for so long. 7 days.
     pub producer_expiry: Duration,
     /// A checkpoint is taken when removed fragments of so many bytes wait for it to be used again. 256 MiB.
@@ -88,6 +90,7 @@ impl Default for LogOptions {
             fragment_handles_max: 4_096,
             syncs_max: 128,
             wal_bytes_max: 1 << 30,
+            groups_max: 10_000,
             producer_expiry: Duration::from_secs(7 * 24 * 3600),
             removed_bytes_max: 256 << 20,
             recycled_bytes_max: 1 << 30,

@@ -337,12 +337,18 @@ impl Partition {
         fragment.cut(&*self.engine.env.disk).map_err(|error| FlushError::io("cut", fragment.path(), &error))
     }
 
-    /// If the last fragment has lost valid bytes, fills their place and goes on in another fragment.
+    /// If the last fragment has lost valid bytes, fills their place; if it has more than are valid, leaves them there for people
+    /// to look at. In both cases goes on in another fragment.
     pub(crate) fn leave_damage(&self) -> Result<(), FlushError> {
-        let last = lock(&self.state).fragments.last().map(|kept| kept.fragment.clone());
-        let Some(fragment) = last else { return Ok(()) };
+        let last = lock(&self.state).fragments.last().cloned();
+        let Some(Kept { fragment, state }) = last else { return Ok(()) };
         let disk = &*self.engine.env.disk;
-        let sealed = fragment.pad(disk).and_then(|lost| {
+        let sealed = fragment.is_longer(disk).and_then(|longer| {
+            if longer && !state.sealed {
+                fragment.note_sealed();
+                return Ok(true);
+            }
+            let lost = fragment.pad(disk)?;
             if lost {
                 fragment.seal(disk)?;
             }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use goulette_env::{Disk, Env, OpenMode};
-use goulette_records::{Batch, Header, Limits};
+use goulette_env::{Disk, DiskFile, Env, OpenMode};
+use goulette_records::{Batch, HEADER_BYTES, Header, Limits};
 use goulette_types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 use goulette_wal::{RecoverError, RecoveredEntry, Recovery, VisitError, Wal, WalOptions, WalPosition};
 
@@ -58,7 +58,7 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
     let checkpoint = read_checkpoint(engine, &mut report)?;
     let (position, wal) = (checkpoint.position, checkpoint.wal);
     engine.set_checkpointed(position);
-    restore(engine, checkpoint, &mut report)?;
+    let longer = restore(engine, checkpoint, &mut report)?;
     let mut replay = Replay {
         engine,
         wal,
@@ -70,6 +70,7 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
         refused: None,
     };
     let recovery = replay_wal(&mut replay, position)?;
+    replay.check_ends(&longer)?;
     let touched = replay.finish()?;
     report.torn = recovery.torn.is_some();
     if let Some(corruption) = &recovery.lost {
@@ -141,7 +142,14 @@ fn not_writable(engine: &Engine, error: &FlushError) -> OpenError {
 
 /// Adds the checkpoint's partitions, and looks whether each one's last fragment still has its bytes. Older fragments
 /// were whole when they were sealed; reading checks them.
-fn restore(engine: &Arc<Engine>, checkpoint: Checkpoint, report: &mut RecoveryReport) -> Result<(), OpenError> {
+///
+/// Returns the fragments whose file is longer than the checkpoint says: the WAL is to tell of the rest.
+fn restore(
+    engine: &Arc<Engine>,
+    checkpoint: Checkpoint,
+    report: &mut RecoveryReport,
+) -> Result<Vec<(PartitionId, u32)>, OpenError> {
+    let mut longer = Vec::new();
     let topics = engine.topics_dir();
     let exists = engine.env.disk.exists(&topics);
     if !exists.map_err(|source| OpenError::Io { doing: "find", path: topics.clone(), source })? {
@@ -180,10 +188,14 @@ fn restore(engine: &Arc<Engine>, checkpoint: Checkpoint, report: &mut RecoveryRe
                 let lost = format!("{} has {length} bytes instead of {}", path.display(), last.length);
                 report.lost.get_or_insert(lost);
             }
+            // Whole blocks are room that was reserved, in which anything may stand.
+            if length > u64::from(last.length) && !length.is_multiple_of(fragment::RESERVED_ALIGN) {
+                longer.push((id, last.number));
+            }
         }
         engine.add(Arc::new(partition));
     }
-    Ok(())
+    Ok(longer)
 }
 
 /// Replays the WAL from the checkpoint's position. A WAL that ends before it has lost what was acknowledged: it is set
@@ -195,22 +207,37 @@ fn replay_wal(replay: &mut Replay<'_>, position: Option<WalPosition>) -> Result<
         let options = WalOptions { log: replay.wal, ..engine.options.wal.clone() };
         Wal::<Tag>::recover(&engine.env, &wal_dir, options, position, &mut |entry| replay.visit(entry))
     };
-    let recovered = match recover(replay, position) {
-        Err(RecoverError::Position { .. }) => {
-            replay.lose("the WAL ends before the checkpoint".into());
-            let aside = engine.dir.join(format!("wal.lost.{:016x}", engine.env.random.next_u64()));
-            let renamed = engine.env.disk.rename(&wal_dir, &aside).and_then(|()| engine.env.disk.sync_dir(&engine.dir));
+    // The name says which checkpoint's WAL it was: whoever dies before the next checkpoint finds it so, and goes on.
+    let lost = |at: WalPosition| {
+        engine.dir.join(format!("wal.lost.{:032x}.{}.{}", replay.wal.unwrap_or_default(), at.segment, at.offset))
+    };
+    let lost = position.map(lost);
+    let recovered = match (recover(replay, position), &lost) {
+        (Err(RecoverError::Position { .. }), Some(aside)) => {
+            let renamed = engine.env.disk.rename(&wal_dir, aside).and_then(|()| engine.env.disk.sync_dir(&engine.dir));
             renamed.map_err(|source| OpenError::Io { doing: "set aside", path: wal_dir.clone(), source })?;
-            replay.report.set_aside.push(aside);
-            replay.wal = None;
+            replay.begin_anew(aside);
             recover(replay, None)
         }
-        recovered => recovered,
+        (Err(RecoverError::Missing { .. }), Some(aside)) if is_set_aside(engine, aside)? => {
+            replay.begin_anew(aside);
+            recover(replay, None)
+        }
+        (recovered, _) => recovered,
     };
     match (recovered, replay.refused.take()) {
         (_, Some(error)) => Err(error),
         (recovered, None) => recovered.map_err(OpenError::Wal),
     }
+}
+
+/// Whether an earlier opening has set the WAL aside under this name, and begun no other one.
+fn is_set_aside(engine: &Engine, aside: &Path) -> Result<bool, OpenError> {
+    let (disk, wal_dir) = (&*engine.env.disk, engine.wal_dir());
+    let found = disk
+        .exists(aside)
+        .and_then(|exists| Ok(exists && (!disk.exists(&wal_dir)? || disk.read_dir(&wal_dir)?.is_empty())));
+    found.map_err(|source| OpenError::Io { doing: "find", path: aside.into(), source })
 }
 
 struct Replay<'a> {
@@ -231,6 +258,13 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
+    /// The WAL ends before the checkpoint and was set aside: the partitions stay as the checkpoint has them.
+    fn begin_anew(&mut self, aside: &Path) {
+        self.lose("the WAL ends before the checkpoint".into());
+        self.report.set_aside.push(aside.into());
+        self.wal = None;
+    }
+
     fn visit(&mut self, entry: RecoveredEntry) -> Result<(), VisitError> {
         self.report.entries += 1;
         self.report.bytes += entry.payload.len() as u64;
@@ -521,6 +555,32 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// The flusher writes nothing but what the WAL has. So a batch that stands in a fragment right behind all that
+    /// checkpoint and WAL tell of was in a part of the WAL that is gone.
+    fn check_ends(&mut self, longer: &[(PartitionId, u32)]) -> Result<(), OpenError> {
+        for &(id, number) in longer {
+            let Some(partition) = self.engine.partition(id) else { continue };
+            let (active, next, epoch) = {
+                let state = lock(partition.state());
+                (state.active, state.next, state.epochs.last())
+            };
+            let Some(active) = active.filter(|active| active.number == number) else { continue };
+            let path = partition.dir().join(fragment::file_name(active.number, active.base));
+            let found = self.engine.env.disk.open(&path, OpenMode::Read).and_then(|file| {
+                // What a process that died had written and not synced proves as much.
+                batch_at(&*file, active.length.into())
+            });
+            let found = found.map_err(|source| OpenError::Io { doing: "read", path: path.clone(), source })?;
+            if found.is_some_and(|batch| batch.base_offset() == next && batch.leader_epoch() >= epoch) {
+                let (path, position) = (path.display(), active.length);
+                self.lose(format!(
+                    "{path} has a batch at byte {position} of which the WAL knows nothing: its end is gone"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn lose(&mut self, reason: String) {
         self.report.lost.get_or_insert(reason);
     }
@@ -535,6 +595,23 @@ impl Replay<'_> {
         }
         Ok(self.touched.iter().filter_map(|&id| self.engine.partition(id)).collect())
     }
+}
+
+/// The batch that stands at a position, if a sound one does.
+fn batch_at(file: &dyn DiskFile, position: u64) -> io::Result<Option<Batch>> {
+    let left = file.len()?.saturating_sub(position);
+    let mut header = [0; HEADER_BYTES];
+    if left < HEADER_BYTES as u64 {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut header, position)?;
+    let Some(bytes) = Header::parse(&header).ok().map(|header| header.encoded_bytes()) else { return Ok(None) };
+    if bytes as u64 > left {
+        return Ok(None);
+    }
+    let mut batch = vec![0; bytes];
+    file.read_exact_at(&mut batch, position)?;
+    Ok(Batch::from_bytes(batch.into(), &Limits::WIDEST).ok())
 }
 
 /// Writes what was replayed of a partition to its fragments. On a full disk it stays in memory: that is no more than what

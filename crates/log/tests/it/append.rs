@@ -186,6 +186,19 @@ fn positions_are_kept_by_checkpoint_and_replay() {
 }
 
 #[test]
+fn a_partition_keeps_the_positions_of_so_many_groups_and_says_so() {
+    let disk = SimDisk::from_seed(1);
+    let (log, _) = open(disk.env(), LogOptions { groups_max: 2, ..small() });
+    let partition = log.create_partition(id(1, 0), &topic("t")).unwrap();
+    commit_position(&partition, "a", 1).unwrap();
+    commit_position(&partition, "b", 2).unwrap();
+    let refused = commit_position(&partition, "c", 3).unwrap_err();
+    assert!(matches!(refused, AppendError::TooManyGroups { groups: 2, .. }), "{refused}");
+    commit_position(&partition, "a", 4).unwrap();
+    assert_eq!(partition.positions().len(), 2);
+}
+
+#[test]
 fn a_deleted_topic_is_gone_with_its_files_and_its_id_stays_used() {
     let disk = SimDisk::from_seed(1);
     let (log, _) = open(disk.env(), small());

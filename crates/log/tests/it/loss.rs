@@ -4,7 +4,7 @@ use std::path::Path;
 
 use goulette_env::{
     Disk, OpenMode,
-    sim::{SimDisk, Unsynced},
+    sim::{Faults, SimDisk, Unsynced},
 };
 use goulette_log::{Identity, Log, LogOptions, ReadError, RecoveryReport, SyncPolicy, WalOptions};
 use goulette_types::{Offset, StorageId};
@@ -163,6 +163,37 @@ fn without_its_newest_wal_segment_a_log_is_refused_by_name() {
     assert!(refused.contains(newest.to_str().unwrap()), "{refused}");
 }
 
+#[test]
+fn a_wal_that_lost_what_a_fragment_has_is_noticed() {
+    let disk = SimDisk::from_seed(1);
+    let options = || LogOptions { roll: roll(1 << 20), ..small() };
+    let (log, storage) = start(&disk, options());
+    log.checkpoint().unwrap();
+    let partition = log.partition(id(1, 0)).unwrap();
+    let checkpointed = wal_files(&disk).len();
+    for number in 0..30 {
+        append(&partition, batch(&[format!("{number} {}", "x".repeat(700))])).unwrap();
+    }
+    log.flush().unwrap();
+    drop(log);
+    let mut disk = disk.restart();
+    let files = wal_files(&disk);
+    assert!(files.len() > checkpointed + 1, "{files:?}");
+    for path in &files[checkpointed..] {
+        disk.remove_file(path).unwrap();
+    }
+    let (log, report, renewed) = reopen(&mut disk, options());
+    assert!(report.lost.as_ref().is_some_and(|lost| lost.contains("its end is gone")), "{report:?}");
+    assert_ne!(storage, renewed);
+    let partition = log.partition(id(1, 0)).unwrap();
+    let left = values(&partition).len();
+    append(&partition, batch(&["again"])).unwrap();
+    log.close().unwrap();
+    let (log, report) = open(disk.env(), options());
+    assert_eq!(report.lost, None);
+    assert_eq!(values(&log.partition(id(1, 0)).unwrap()).len(), left + 1);
+}
+
 fn fragment_path(disk: &SimDisk) -> std::path::PathBuf {
     disk.files().into_keys().find(|path| path.extension().is_some_and(|extension| extension == "log")).unwrap()
 }
@@ -235,8 +266,8 @@ fn reopen_after_crash(disk: &SimDisk, sync: SyncPolicy) -> (Log, RecoveryReport,
     (log, report, storage)
 }
 
-#[test]
-fn a_wal_that_ends_before_the_checkpoint_is_set_aside() {
+/// A log whose WAL lost what the checkpoint has, as a power cut leaves it behind syncs that were not made.
+fn with_a_lost_wal() -> (SimDisk, StorageId) {
     let disk = SimDisk::from_seed(1);
     let (log, storage) = start(&disk, with(SyncPolicy::Never));
     // The fragments and the checkpoint are synced, the WAL is not.
@@ -249,6 +280,32 @@ fn a_wal_that_ends_before_the_checkpoint_is_set_aside() {
         file.write_all_at(&vec![0; file.len().unwrap() as usize - 8192], 8192).unwrap();
         file.sync_data().unwrap();
     }
+    (disk, storage)
+}
+
+#[test]
+fn who_dies_while_a_lost_wal_is_set_aside_opens_again_and_still_says_so() {
+    for stop_at in 1.. {
+        let (disk, storage) = with_a_lost_wal();
+        disk.set_faults(Faults { stop_at: Some(stop_at + disk.operations()), ..Faults::default() });
+        let opened = Log::open(disk.env(), Path::new(DIR), with(SyncPolicy::Never));
+        let done = opened.is_ok();
+        drop(opened);
+        for unsynced in [Unsynced::None, Unsynced::All, Unsynced::Random] {
+            let (log, _) = open(disk.crash(unsynced).env(), with(SyncPolicy::Never));
+            assert_ne!(log.identity().unwrap().storage, storage, "stopped at {stop_at}");
+            assert_eq!(values(&log.partition(id(1, 0)).unwrap()), ["a", "b", "c", "d", "e"]);
+        }
+        if done {
+            assert!(stop_at > 5);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_wal_that_ends_before_the_checkpoint_is_set_aside() {
+    let (disk, storage) = with_a_lost_wal();
     let (log, report) = open(disk.env(), with(SyncPolicy::Never));
     assert!(report.lost.is_some());
     assert_ne!(log.identity().unwrap().storage, storage);

@@ -323,9 +323,11 @@ fn readers_and_retention_on_the_machines_own_disk() {
         stop.store(true, Ordering::Release);
         readers.into_iter().for_each(|reader| _ = reader.join().unwrap());
     });
+    // What the background, on a busy machine, has not come to yet.
+    let last = log.retain().unwrap();
     let start = partition.start();
     assert!(start.0 > 1_000, "{start}");
-    assert!(!events.lock().unwrap().is_empty());
+    assert!(!last.is_empty() || !events.lock().unwrap().is_empty());
     log.close().unwrap();
     let bytes: u64 = fragments(dir.path())
         .iter()
