@@ -95,17 +95,15 @@ impl FragmentPool {
             let bytes = u64::from(fragment.bytes());
             let alone = Arc::get_mut(&mut fragment).is_some();
             let place = (alone && bytes >= bytes_min).then(|| self.place(bytes)).flatten();
-            let moved = place.map(|place| disk.rename(&path, &place).map(|()| place));
+            let moved =
+                place.map(|place| make_reserved(disk, &path).and_then(|()| disk.rename(&path, &place)).map(|()| place));
             match moved {
-                Some(Ok(place)) => {
-                    made_reserved(disk, &place).map_err(|error| FlushError::io("recycle", &place, &error))?;
-                    taken.push((place, bytes));
-                }
+                Some(Ok(place)) => taken.push((place, bytes)),
                 Some(Err(error)) => {
                     lock(&self.files).bytes -= bytes;
-                    // No room for its name: then it goes, and there is.
+                    // No room for it or its name: then it goes, and there is.
                     if !is_full(&error) && error.kind() != io::ErrorKind::NotFound {
-                        return Err(FlushError::io("rename", &path, &error));
+                        return Err(FlushError::io("recycle", &path, &error));
                     }
                 }
                 None => {}
@@ -172,12 +170,13 @@ impl FragmentPool {
 ///
 /// Its cached pages go too. They would be in the way of what is written next: where many are kept as one, a write in the
 /// midst of them makes all of them dirty.
-fn made_reserved(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+fn make_reserved(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let file = disk.open(path, OpenMode::Write)?;
     let length = file.len()?;
     if !length.is_multiple_of(RESERVED_ALIGN) {
         file.set_len(length.next_multiple_of(RESERVED_ALIGN))?;
-        file.sync_data()?;
+        // Should it fail for want of space, it is a failed sync all the same.
+        file.sync_data().map_err(io::Error::other)?;
     }
     file.drop_cache(0, 0)
 }
