@@ -158,12 +158,12 @@ backup() {
   [ -n "$sentinel" ] || { echo "no sentinel runs that could export the metadata: start one" >&2; exit 1; }
   stamp=$(date -u +%Y%m%dT%H%M%SZ)
   mkdir -p "$folder"
-  bin/goulette cluster export "$folder/metadata-$stamp.jsonl" --sentinel "$sentinel"
   case $mode in
     embedded | embedded-cluster)
       bin/goulette etcd snapshot save "$folder/etcd-$stamp.snapshot" --endpoints "${endpoints%%,*}"
       ;;
   esac
+  bin/goulette cluster export "$folder/metadata-$stamp.jsonl" --sentinel "$sentinel"
   echo "put back with: make etcd-restore FILE=$folder/metadata-$stamp.jsonl"
 }
 

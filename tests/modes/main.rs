@@ -1,6 +1,7 @@
 //! The integration suite: the same cases in all three modes, and some that only one mode can have. See `README.md`.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test of the outside uses the outside")]
 
+#[allow(dead_code, reason = "another test program needs the rest")]
 #[path = "../blackbox/cluster.rs"]
 mod cluster;
 

@@ -91,6 +91,64 @@ impl Cluster {
         Ok(self.call(call).await?.topics)
     }
 
+    /// Orders other replicas for partitions; they move in the background. An order without replicas takes one back.
+    ///
+    /// # Errors
+    /// Of kind `NotFound` for an unknown partition or broker, `Invalid` for replicas that cannot be.
+    pub async fn reassign(&self, orders: Vec<pb::ReplicaOrder>) -> Result<Vec<pb::ReplicaOrder>, ClientError> {
+        let request_id = [self.client.random().to_be_bytes(), self.client.random().to_be_bytes()].concat();
+        let request = pb::ReassignPartitionsRequest { orders, request_id: request_id.into() };
+        let call = |mut cluster: ClusterClient<Channel>| {
+            let request = request.clone();
+            async move { cluster.reassign_partitions(request).await }
+        };
+        Ok(self.call(call).await?.ordered)
+    }
+
+    /// Orders what evens out the load of all live brokers, or only tells it.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] without a sentinel.
+    pub async fn rebalance(&self, dry_run: bool) -> Result<Vec<pb::ReplicaOrder>, ClientError> {
+        let request = pb::RebalanceClusterRequest { dry_run };
+        Ok(self.call(|mut cluster| async move { cluster.rebalance_cluster(request).await }).await?.ordered)
+    }
+
+    /// Orders everything away from a broker, or takes such an order back.
+    ///
+    /// # Errors
+    /// Of kind `NotFound` for an unknown broker; others where no broker could take its place.
+    pub async fn drain(&self, request: pb::DrainBrokerRequest) -> Result<Vec<pb::ReplicaOrder>, ClientError> {
+        let call = |mut cluster: ClusterClient<Channel>| {
+            let request = request.clone();
+            async move { cluster.drain_broker(request).await }
+        };
+        Ok(self.call(call).await?.ordered)
+    }
+
+    /// What is ordered and not done yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] without a sentinel.
+    pub async fn reassignments(&self) -> Result<Vec<pb::Reassignment>, ClientError> {
+        let call = |mut cluster: ClusterClient<Channel>| async move {
+            cluster.list_reassignments(pb::ListReassignmentsRequest {}).await
+        };
+        Ok(self.call(call).await?.reassignments)
+    }
+
+    /// Gives partitions another leader.
+    ///
+    /// # Errors
+    /// Of kind `NotFound` for an unknown partition or replica, `Conflict` where the order makes no sense now.
+    pub async fn elect(&self, request: pb::ElectLeaderRequest) -> Result<Option<pb::Topic>, ClientError> {
+        let call = |mut cluster: ClusterClient<Channel>| {
+            let request = request.clone();
+            async move { cluster.elect_leader(request).await }
+        };
+        Ok(self.call(call).await?.topic)
+    }
+
     async fn call<T, F>(&self, call: impl Fn(ClusterClient<Channel>) -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,

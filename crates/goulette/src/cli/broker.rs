@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use goulette_types::BrokerId;
 
-use super::{AdminAddress, ConfigFlag, HostPort, ListenAddress, LoggingFlags, SyncChoice};
+use super::{AdminAddress, BrokerCommand, ConfigFlag, HostPort, ListenAddress, LoggingFlags, SyncChoice};
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BrokerFlags {
+    #[command(subcommand)]
+    pub(crate) command: Option<BrokerCommand>,
+
     /// Name in the cluster, 1 to 64 of A-Z a-z 0-9 . _ -; the data folder remembers it
     #[arg(long, default_value = "broker1")]
     pub(crate) id: BrokerId,

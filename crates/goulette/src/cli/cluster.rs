@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{KeyValue, topic::ClusterFlags};
+use super::{KeyValue, moves::RebalanceFlags, topic::ClusterFlags};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
@@ -22,6 +22,8 @@ pub(crate) enum ClusterCommand {
     ///
     /// cluster status shows them. Nothing that a broker holds is ever deleted because metadata is missing.
     Adopt(AdoptFlags),
+    /// Move partitions so that all live brokers have their share; for brokers that were added
+    Rebalance(RebalanceFlags),
 }
 
 #[derive(Args, Debug)]

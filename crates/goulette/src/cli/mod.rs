@@ -10,6 +10,7 @@ mod etcd;
 mod log;
 mod logging;
 mod membership;
+mod moves;
 mod sentinel;
 mod store;
 mod topic;
@@ -30,6 +31,9 @@ pub(crate) use etcd::{
 pub(crate) use log::{DirFlags, DumpFlags, LogCommand};
 pub(crate) use logging::{LevelSetting, LoggingFlags};
 pub(crate) use membership::{JoinFlags, LeaveFlags, MembersFlags, MembershipCommand};
+pub(crate) use moves::{
+    BrokerCommand, DrainFlags, ElectionCommand, MovesFlags, OrderFlags, PartitionCommand, RebalanceFlags,
+};
 pub(crate) use sentinel::SentinelFlags;
 pub(crate) use store::{ClusterState, Host, Member as ClusterMember, StoreFlags};
 pub(crate) use topic::{AlterFlags, CreateFlags, DeleteFlags, DescribeFlags, ListFlags, TopicCommand};
@@ -84,6 +88,12 @@ pub(crate) enum Command {
     /// Look at the cluster as a whole, and move its metadata
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Move single partitions, and see what moves
+    #[command(subcommand)]
+    Partition(PartitionCommand),
+    /// Give partitions another leader
+    #[command(subcommand)]
+    Election(ElectionCommand),
     /// Show the operation log: every change of brokers, topics and partitions, with its id and time
     Oplog(OplogFlags),
     /// Check a settings file, or show the settings that a role would run with

@@ -40,7 +40,7 @@ pub(crate) struct CreateFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) partitions: Option<u32>,
 
-    /// Replicas wanted of each partition [default: the cluster's, usually 3]; in this version each has one
+    /// Replicas wanted of each partition [default: the cluster's, usually 3]; there are at most as many as brokers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) replication_factor: Option<u32>,
 

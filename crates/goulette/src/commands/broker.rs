@@ -7,7 +7,10 @@ use goulette_types::ErrorKind;
 use goulette_wal::SyncPolicy;
 use tokio::time::timeout;
 
-use super::service::{self, STOP_DEADLINE};
+use super::{
+    cluster,
+    service::{self, STOP_DEADLINE},
+};
 use crate::{
     cli::{AdminAddress, BrokerFlags, SyncChoice, VERSION},
     exit::Failure,
@@ -15,7 +18,10 @@ use crate::{
     signals::Stop,
 };
 
-pub(crate) async fn run(flags: BrokerFlags) -> Result<(), Failure> {
+pub(crate) async fn run(mut flags: BrokerFlags) -> Result<(), Failure> {
+    if let Some(command) = flags.command.take() {
+        return cluster::broker(command).await;
+    }
     service::run(&flags.logging, &log_name(&flags), async |stop| serve(&flags, stop).await).await
 }
 

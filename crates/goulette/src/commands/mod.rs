@@ -29,6 +29,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Client(flags) => client::run(flags).await,
         Command::Topic(command) => topic::run(command).await,
         Command::Cluster(command) => cluster::run(command).await,
+        Command::Partition(command) => cluster::partition(command).await,
+        Command::Election(command) => cluster::election(command).await,
         Command::Oplog(flags) => cluster::oplog(flags).await,
         Command::Config(command) => config::run(command),
         Command::Log(command) => log::run(command),

@@ -1,12 +1,14 @@
-//! `goulette cluster` and `goulette oplog`: the cluster as a whole.
+//! `goulette cluster`, `oplog`, `partition`, `election` and what is asked of a broker's partitions: the cluster as a whole.
 
 mod metadata;
+mod moves;
 mod oplog;
 mod status;
 
 use goulette_proto::pb::AdoptPartitionsRequest;
 use goulette_types::TopicId;
 
+pub(crate) use moves::{broker, election, partition};
 pub(crate) use oplog::oplog;
 
 use super::{connect, topic::topic_json};
@@ -22,6 +24,7 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Export(flags) => metadata::export(&flags).await,
         ClusterCommand::Import(flags) => metadata::import(&flags).await,
         ClusterCommand::Adopt(flags) => adopt(flags).await,
+        ClusterCommand::Rebalance(flags) => moves::rebalance(flags).await,
     }
 }
 
