@@ -19,6 +19,8 @@ use super::{
 };
 use crate::RequestError;
 
+mod replicas;
+
 const NOW: Timestamp = Timestamp(1_000);
 const TOPIC: TopicId = TopicId(7);
 
