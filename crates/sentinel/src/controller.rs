@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use goulette_env::Env;
 use goulette_logging::{Chain, info, warn};
-use goulette_meta::{Changes, MetaError, MetaStore, keys};
+use goulette_meta::{Changes, Entry, MetaError, MetaStore, keys};
 use goulette_replication::{LeaderId, controller::Proposal};
 use goulette_types::{
     BrokerId, ClusterId, Incarnation, PartitionId, ProducerEpoch, ProducerId, Revision, Timestamp, TopicId, TopicName,
@@ -26,6 +26,7 @@ use crate::{
     feed::Feed,
     plan::{
         self, Step,
+        adopt::Adoption,
         broker::{Registration, Yields},
         partition::{PROPOSALS_MAX, Verdict},
         producer::Init,
@@ -74,6 +75,8 @@ pub(crate) struct Controller {
     behind: bool,
     /// Set while this sentinel may write.
     leading: Option<Leading>,
+    /// The last one seen.
+    generation: Option<u64>,
     /// Partitions were looked after as of this revision; and when they may be again.
     tended: Revision,
     tend_next: Duration,
@@ -116,6 +119,7 @@ impl Controller {
             feed,
             behind: false,
             leading: None,
+            generation: None,
             tended: Revision(0),
             tend_next: Duration::ZERO,
             failed: None,
@@ -239,9 +243,18 @@ impl Controller {
         if self.state.catalog().cluster().is_none() {
             let NewCluster { id, replication_factor } = self.cluster;
             let made = id.unwrap_or_else(|| ClusterId(self.env.random.next_id()));
-            self.once(|catalog, now| Ok(plan::cluster::create(catalog, now, made, replication_factor))).await?;
+            // Where there was one before, its metadata was removed under our eyes: what anybody has seen of it is void.
+            let generation = self.generation.map_or(0, |former| former + 1);
+            let create =
+                |catalog: &Catalog, now| Ok(plan::cluster::create(catalog, now, made, replication_factor, generation));
+            self.once(create).await?;
             info!("made cluster {made}");
         }
+        let catalog = self.state.catalog();
+        if let Some(cluster) = catalog.cluster() {
+            (self.cluster.id, self.generation) = (Some(cluster.cluster_id), Some(cluster.generation));
+        }
+        drop(catalog);
         Ok(())
     }
 
@@ -275,6 +288,8 @@ impl Controller {
             Request::Elect { partitions, unclean, reply } => {
                 drop(reply.send(self.elect(&partitions, unclean.as_ref()).await));
             }
+            Request::Import { entries, reply } => drop(reply.send(self.import(entries).await)),
+            Request::Adopt { adoptions, reply } => drop(reply.send(self.adopt(&adoptions).await)),
             Request::Reassign { orders, reply } => drop(reply.send(self.reassign(&orders).await)),
             Request::Drain { broker, leaving, reply } => {
                 let plan = |catalog: &Catalog, now| plan::broker::drain(catalog, now, &broker, leaving);
@@ -374,6 +389,31 @@ impl Controller {
             self.once(|catalog, now| plan::partition::reassign(catalog, now, *id, to)).await?;
         }
         Ok(())
+    }
+
+    /// Takes metadata over; answers the generation that this began.
+    async fn import(&mut self, entries: Vec<Entry>) -> Result<u64, RequestError> {
+        plan::import::check(&self.state.catalog(), &entries)?;
+        self.once(|catalog, now| Ok(plan::import::begin(catalog, now, &entries))).await?;
+        let ordered = plan::import::order(&self.state.catalog(), entries);
+        let mut rest = &ordered[..];
+        while !rest.is_empty() {
+            let (step, written) = plan::import::write(&self.state.catalog(), self.now(), rest);
+            self.commit(step).await?;
+            rest = &rest[written..];
+        }
+        let generation = self.state.catalog().generation();
+        self.generation = Some(generation);
+        info!("took over {} keys of metadata: generation {generation} begins", ordered.len());
+        Ok(generation)
+    }
+
+    async fn adopt(&mut self, adoptions: &[Adoption]) -> Result<Revision, RequestError> {
+        for adoption in adoptions {
+            self.all(|catalog, now| plan::adopt::adopt(catalog, now, adoption)).await?;
+            info!("topic {} ({}) is adopted", adoption.name, adoption.topic);
+        }
+        Ok(self.state.catalog().revision())
     }
 
     /// Brings partitions to where they should be, as far as that can be done now.

@@ -14,8 +14,10 @@ use goulette_types::{PartitionId, Revision, Timestamp};
 
 use crate::{catalog::Catalog, partition_state};
 
+pub(crate) mod adopt;
 pub(crate) mod broker;
 pub(crate) mod cluster;
+pub(crate) mod import;
 pub(crate) mod partition;
 pub(crate) mod producer;
 pub(crate) mod rebalance;

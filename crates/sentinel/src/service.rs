@@ -22,6 +22,7 @@ mod discovery;
 mod forward;
 mod isr;
 mod membership;
+mod metadata;
 mod operations;
 mod producers;
 mod replicas;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use goulette_meta::keys::Leaving;
+use goulette_meta::{Entry, keys::Leaving};
 use goulette_replication::{LeaderId, controller::Proposal};
 use goulette_types::{BrokerId, Incarnation, PartitionId, ProducerEpoch, ProducerId, Revision, TopicId, TopicName};
 use tokio::{
@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     RequestError,
     plan::{
+        adopt::Adoption,
         broker::{Registration, Yields},
         partition::Verdict,
         topic::{Alteration, NewTopic},
@@ -40,6 +41,8 @@ pub(super) enum Request {
     Elect { partitions: Vec<PartitionId>, unclean: Option<BrokerId>, reply: Reply<()> },
     Reassign { orders: Vec<(PartitionId, Vec<BrokerId>)>, reply: Reply<()> },
     Drain { broker: BrokerId, leaving: Option<Leaving>, reply: Reply<()> },
+    Import { entries: Vec<Entry>, reply: Reply<u64> },
+    Adopt { adoptions: Vec<Adoption>, reply: Reply<Revision> },
     InitProducer { present: Option<(ProducerId, ProducerEpoch)>, reply: Reply<(ProducerId, ProducerEpoch)> },
 }
 
@@ -142,6 +145,16 @@ impl ControllerHandle {
         self.ask(|reply| Request::Drain { broker, leaving, reply }).await
     }
 
+    /// Takes metadata over where there is no topic; answers the generation that begins.
+    pub(crate) async fn import(&self, entries: Vec<Entry>) -> Result<u64, RequestError> {
+        self.ask(|reply| Request::Import { entries, reply }).await
+    }
+
+    /// Makes topics of what brokers hold.
+    pub(crate) async fn adopt(&self, adoptions: Vec<Adoption>) -> Result<Revision, RequestError> {
+        self.ask(|reply| Request::Adopt { adoptions, reply }).await
+    }
+
     /// Numbers a producer.
     pub(crate) async fn init_producer(
         &self,
@@ -178,6 +191,8 @@ impl Request {
             | Request::Elect { reply, .. }
             | Request::Reassign { reply, .. }
             | Request::Drain { reply, .. } => drop(reply.send(Err(error))),
+            Request::Import { reply, .. } => drop(reply.send(Err(error))),
+            Request::Adopt { reply, .. } => drop(reply.send(Err(error))),
             Request::HandOver { reply, .. } => drop(reply.send(Err(error))),
             Request::Propose { reply, .. } => drop(reply.send(Err(error))),
             Request::InitProducer { reply, .. } => drop(reply.send(Err(error))),

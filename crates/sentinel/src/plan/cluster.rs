@@ -15,18 +15,13 @@ pub(crate) fn create(
     now: Timestamp,
     cluster_id: ClusterId,
     replication_factor: u32,
+    generation: u64,
 ) -> Option<Step> {
     if catalog.cluster().is_some() {
         return None;
     }
     let mut draft = Draft::new(catalog, now, None);
     let operation = draft.record(Operation::CreateCluster { cluster_id });
-    draft.put(Entry::Cluster(ClusterRecord {
-        cluster_id,
-        replication_factor,
-        generation: 0,
-        created_at: now,
-        operation,
-    }));
+    draft.put(Entry::Cluster(ClusterRecord { cluster_id, replication_factor, generation, created_at: now, operation }));
     Some(draft.finish())
 }

@@ -35,7 +35,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut world = World::default();
-        let step = cluster::create(&world.catalog, NOW, ClusterId(1), 3);
+        let step = cluster::create(&world.catalog, NOW, ClusterId(1), 3, 0);
         world.commit(step.unwrap());
         world.operations.clear();
         world

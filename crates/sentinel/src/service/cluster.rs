@@ -1,16 +1,12 @@
 //! The service `goulette.v1.Cluster`: what people and their tools ask.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use futures_util::Stream;
-use goulette_proto::{
-    pb::{self, cluster_client::ClusterClient, cluster_server},
-    status::to_status,
-};
-use goulette_types::ErrorKind;
+use bytes::Bytes;
+use goulette_proto::pb::{self, cluster_client::ClusterClient, cluster_server};
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
-use super::{Context, forward, operations, replicas, status};
+use super::{Context, forward, metadata, operations, replicas, status};
 
 /// See the module.
 pub(crate) struct ClusterService(pub(crate) Arc<Context>);
@@ -25,7 +21,7 @@ macro_rules! lead {
 
 #[tonic::async_trait]
 impl cluster_server::Cluster for ClusterService {
-    type ExportMetadataStream = Pin<Box<dyn Stream<Item = Result<pb::MetadataChunk, Status>> + Send>>;
+    type ExportMetadataStream = metadata::Chunks;
 
     async fn get_cluster_status(
         &self,
@@ -52,21 +48,30 @@ impl cluster_server::Cluster for ClusterService {
         &self,
         _request: Request<pb::ExportMetadataRequest>,
     ) -> Result<Response<Self::ExportMetadataStream>, Status> {
-        Err(to_status(ErrorKind::Unsupported, "this sentinel cannot export yet"))
+        Ok(Response::new(metadata::export(&self.0).await?))
     }
 
     async fn import_metadata(
         &self,
-        _request: Request<Streaming<pb::MetadataChunk>>,
+        request: Request<Streaming<pb::MetadataChunk>>,
     ) -> Result<Response<pb::ImportMetadataResponse>, Status> {
-        Err(to_status(ErrorKind::Unsupported, "this sentinel cannot import yet"))
+        let (metadata, extensions, chunks) = request.into_parts();
+        let text = metadata::gather(chunks).await?;
+        let there = async |channel: Channel, request: Request<Bytes>| {
+            let (metadata, extensions, text) = request.into_parts();
+            let chunks = metadata::chunks(text);
+            let passed_on = Request::from_parts(metadata, extensions, tokio_stream::iter(chunks));
+            ClusterClient::new(channel).import_metadata(passed_on).await
+        };
+        let request = Request::from_parts(metadata, extensions, text);
+        forward::lead_by_channel(&self.0, request, |text| metadata::import(&self.0, text), there).await
     }
 
     async fn adopt_partitions(
         &self,
-        _request: Request<pb::AdoptPartitionsRequest>,
+        request: Request<pb::AdoptPartitionsRequest>,
     ) -> Result<Response<pb::AdoptPartitionsResponse>, Status> {
-        Err(to_status(ErrorKind::Unsupported, "this sentinel cannot adopt yet"))
+        lead!(self, request, adopt_partitions, metadata::adopt)
     }
 
     async fn reassign_partitions(

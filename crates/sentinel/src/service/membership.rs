@@ -231,6 +231,7 @@ pub(super) fn heartbeat(
         context,
         beats,
         broker: None,
+        generation: None,
     };
     stream::unfold(session, async |mut session| {
         let answer = session.next().await?;
@@ -247,6 +248,8 @@ struct Session {
     number: u64,
     /// Set by the first beat.
     broker: Option<Peer>,
+    /// The metadata's, at the first beat.
+    generation: Option<u64>,
 }
 
 struct Peer {
@@ -301,7 +304,9 @@ impl Session {
             let known = catalog.broker(&id);
             let current =
                 known.is_some_and(|known| known.incarnation == incarnation && known.state == BrokerState::Live);
-            (current, catalog.revision().0)
+            // Metadata that was restored knows nothing of what the broker has seen: it is to tell.
+            let same_life = *self.generation.get_or_insert(catalog.generation()) == catalog.generation();
+            (current && same_life, catalog.revision().0)
         };
         if !known {
             return Ok(Some(pb::HeartbeatResponse { revision, register: true, ..Default::default() }));

@@ -6,6 +6,7 @@ mod broker;
 mod discovery;
 mod faults;
 mod harness;
+mod metadata;
 mod restart;
 mod several;
 mod topics;

@@ -448,3 +448,36 @@ async fn a_foreign_value_under_the_prefix_does_not_count_and_harms_nobody() {
     process.stop().await;
     etcd.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_that_is_removed_under_a_sentinel_is_begun_anew_as_the_same_cluster() {
+    let etcd = Etcd::start().await;
+    let process = Process::start("s1", &etcd.address).await;
+    leader(&[&process]).await;
+    let broker = FakeBroker::new("b1").await;
+    let mut client = process.client().await;
+    let pulse = broker.live(&mut client).await;
+    client.create_topic(new_topic("orders", 1)).await.unwrap();
+    let before = client.get_brokers(ask("orders")).await.unwrap().into_inner();
+    let store = etcd.store();
+    for stored in store.range("/goulette/").await.unwrap().entries {
+        let txn = MetaTxn { guards: Vec::new(), writes: vec![(stored.key, None)], lease: None };
+        store.txn(txn).await.unwrap();
+    }
+    drop(pulse);
+    let registered = async {
+        while client.register_broker(broker.registration()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, registered).await.expect("it begins anew");
+    let answer = client.register_broker(broker.registration()).await.unwrap().into_inner();
+    assert_eq!(answer.cluster_id, process.cluster.to_bytes()[..], "the same cluster");
+    let topics = client.list_topics(pb::ListTopicsRequest {}).await.unwrap().into_inner().topics;
+    assert!(topics.is_empty(), "{topics:?}");
+    client.create_topic(new_topic("orders", 1)).await.unwrap();
+    let after = client.get_brokers(ask("orders")).await.unwrap().into_inner();
+    assert!(after.generation > before.generation);
+    process.stop().await;
+    etcd.stop().await;
+}

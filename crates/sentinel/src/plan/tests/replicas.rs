@@ -18,7 +18,9 @@ fn replicating(number: u128) -> Registration {
 
 fn with_brokers(count: u128) -> World {
     let mut world = World::new();
-    (1..=count).for_each(|number| drop(world.register(&replicating(number))));
+    for number in 1..=count {
+        world.register(&replicating(number));
+    }
     world
 }
 
