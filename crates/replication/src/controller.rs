@@ -289,3 +289,6 @@ fn follow_minimum(state: &mut PartitionState) {
         state.eligible.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;
