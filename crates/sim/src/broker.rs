@@ -39,8 +39,8 @@ pub(crate) struct Process {
     syncing: bool,
     waiters: Waiters<(Node, u64, u64)>,
     fresh: BTreeMap<FreshRead, (Node, u64)>,
-    /// The stream to the leader, and whether the leader's end stands.
-    up: Option<(u8, Stream, bool)>,
+    /// Streams to other brokers, which outlive a leadership, and whether the other end stands.
+    up: BTreeMap<u8, (Stream, bool)>,
     /// Streams from followers, and what is to be sent next.
     down: BTreeMap<Stream, (u8, Option<u64>)>,
     registered: bool,
@@ -68,7 +68,7 @@ impl Broker {
 
 impl Process {
     fn is_up(&self, stream: Stream) -> bool {
-        self.up.is_some_and(|(_, known, _)| known == stream)
+        self.up.values().any(|(known, _)| *known == stream)
     }
 }
 
@@ -90,7 +90,7 @@ impl World {
             syncing: false,
             waiters: Waiters::new(LeaderEpoch(0)),
             fresh: BTreeMap::new(),
-            up: None,
+            up: BTreeMap::new(),
             down: BTreeMap::new(),
             registered: false,
             reporting: false,
@@ -154,10 +154,6 @@ impl World {
                 self.feed(index);
             }
             Effect::Follow { .. } => {
-                let Some(process) = self.process(index) else { return };
-                if let Some((_, stream, _)) = process.up.take() {
-                    self.break_stream(stream);
-                }
                 self.after(micros(10), Event::Connect { broker: index, life });
             }
             Effect::Truncate { to, restart } => self.write(index, Entry::Truncate { to: to.0, restart }),
@@ -353,13 +349,25 @@ impl World {
             return;
         }
         let Some(process) = self.process(index) else { return };
-        let (Some(leader), None) = (process.replica.follows().cloned(), &process.up) else { return };
+        let Some(leader) = process.replica.follows().cloned() else { return };
         let to = self.index_of(&leader.broker);
+        let Some(process) = self.process(index) else { return };
+        if let Some(&(stream, stands)) = process.up.get(&to) {
+            if stands {
+                self.decide(index, |replica, _, effects| replica.stream_opened(stream, effects));
+            }
+            return;
+        }
         let stream = self.network.open(Node::Broker(index), Node::Broker(to));
         if let Some(process) = self.process(index) {
-            process.up = Some((to, stream, false));
+            process.up.insert(to, (stream, false));
         }
         self.send(index, to, stream, Message::Open(stream));
+    }
+
+    fn has_stream(&self, index: u8, peer: &BrokerId) -> bool {
+        let process = self.brokers[index as usize].process.as_ref();
+        process.is_some_and(|process| process.up.contains_key(&self.index_of(peer)))
     }
 
     pub(crate) fn stream_closed(&mut self, index: u8, peer: u8, stream: Stream) {
@@ -368,7 +376,7 @@ impl World {
         let Some(process) = self.process(index) else { return };
         process.down.remove(&stream);
         if process.is_up(stream) {
-            process.up = None;
+            process.up.remove(&peer);
             let life = self.brokers[index as usize].life;
             let pause = self.random.time(millis(10), millis(300));
             self.after(pause, Event::Connect { broker: index, life });
@@ -393,7 +401,8 @@ impl World {
         let handing_over = process.stopping.is_some();
         let done =
             process.stopping.is_some_and(|since| process.replica.role() != Role::Leader || now > since + seconds(3));
-        let (connect, reporting) = (process.up.is_none(), process.reporting);
+        let reporting = process.reporting;
+        let connect = process.replica.follows().cloned();
         for sentinel in self.sentinel_nodes() {
             self.call(Node::Broker(index), sentinel, message.clone());
             if handing_over {
@@ -403,7 +412,9 @@ impl World {
         if reporting {
             self.report(index);
         }
-        if connect {
+        if let Some(leader) = connect
+            && !self.has_stream(index, &leader.broker)
+        {
             self.connect(index, life);
         }
         if done {
@@ -437,7 +448,13 @@ impl World {
     }
 
     pub(crate) fn broker_hears(&mut self, index: u8, from: Node, message: Message) {
-        let Some(process) = self.process(index) else { return };
+        let Some(process) = self.process(index) else {
+            if let Message::Open(stream) = message {
+                // Nobody listens: the connection is refused.
+                self.break_stream(stream);
+            }
+            return;
+        };
         match message {
             Message::Open(stream) => {
                 let Node::Broker(peer) = from else { return };
@@ -445,8 +462,14 @@ impl World {
                 self.send(index, peer, stream, Message::Opened(stream));
             }
             Message::Opened(stream) => {
-                if let Some(up) = process.up.as_mut().filter(|(_, known, _)| *known == stream) {
-                    up.2 = true;
+                let up = process.up.iter_mut().find(|(_, (known, _))| *known == stream);
+                if let Some((&peer, up)) = up {
+                    up.1 = true;
+                    let name = self.brokers[peer as usize].name.clone();
+                    let follows = self.brokers[index as usize].process.as_ref().and_then(|p| p.replica.follows());
+                    if follows.is_none_or(|leader| leader.broker != name) {
+                        return;
+                    }
                     self.decide(index, |replica, _, effects| replica.stream_opened(stream, effects));
                 }
             }
