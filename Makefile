@@ -156,6 +156,9 @@ sim: ## one simulated run of a cluster (SEED=1; TRACE=1: every event)
 sim-many: ## many simulated runs (N=10000, FIRST=1): stops at the first broken promise and names its seed
 	@$(CARGO) run -q --profile sim --locked -p goulette-sim -- "$(or $(FIRST),1)" "$(or $(N),10000)"
 
+model: ## every order of a few operations on three replicas (STATES=1000000), over the real replication cores
+	@$(CARGO) run -q --profile sim --locked -p goulette-replication --example model -- "$(or $(STATES),1000000)"
+
 test-powerloss: build ## 50 real power cuts of an ext4 image under load (needs root; exits 77 where it cannot run)
 	@GOULETTE_BIN=$(CURDIR)/bin/goulette $(CARGO) test --locked -p goulette --test powerloss
 
