@@ -26,7 +26,8 @@ pub(crate) fn owner_killed(mode: &Mode) {
     cluster.produce("orders", b"a\nb\n");
     cluster.kill_broker();
     until_state(&cluster, "broker1", "down");
-    let refused = cluster.client(&["-mode", "producer", "-topic", "orders", "-message", "lost"]).output().unwrap();
+    let flags = ["-mode", "producer", "-topic", "orders", "-message", "lost", "-delivery-timeout", "3"];
+    let refused = cluster.client(&flags).output().unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
     assert!(text(&refused).contains("broker1"), "the failure names the broker: {}", text(&refused));
     let described = ask_json(&cluster, &["topic", "describe", "orders"]);

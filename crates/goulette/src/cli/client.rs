@@ -58,6 +58,10 @@ pub(crate) struct ProducerFlags {
     /// Compression of batches: none, gzip, snappy, lz4 or zstd
     #[arg(long, value_name = "CODEC", default_value = "none")]
     pub(crate) compression: Compression,
+
+    /// How long a message is tried to be delivered, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) delivery_timeout: u64,
 }
 
 #[derive(Args, Debug)]

@@ -9,8 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use goulette_client::{Producer, ProducerOptions, ProducerRecord, SendError};
+use goulette_client::{Client, Producer, ProducerOptions, ProducerRecord, SendError};
 use goulette_logging::info;
+use goulette_types::TopicName;
 use indicatif::ProgressBar;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -26,6 +27,11 @@ use crate::{
 /// How long an interrupted producer waits for what it has sent.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a producer that has failed asks a sentinel for the reason.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Offline partitions that a failure names.
+const OFFLINE_TOLD_MAX: usize = 3;
+
 pub(super) async fn run(flags: &ClientFlags) -> Result<(), Failure> {
     let input = Input::choose(flags)?;
     flags.logging.init("producer.log")?;
@@ -35,15 +41,35 @@ pub(super) async fn run(flags: &ClientFlags) -> Result<(), Failure> {
         window_records: flags.window as usize,
         acks: flags.producer.acks,
         compression: flags.producer.compression,
+        delivery_timeout: Duration::from_secs(flags.producer.delivery_timeout),
         ..ProducerOptions::default()
     };
     let topic = &flags.topic;
     let producer = Producer::new(&client, topic, options).await?;
     let mut sending = Sending { producer, sent: 0, stop: stop.clone() };
     let result = sending.all(input).await;
-    sending.finish(result, &mut stop).await?;
+    if let Err(failure) = sending.finish(result, &mut stop).await {
+        return Err(match offline(&client, topic).await {
+            Some(why) => failure.hint(why),
+            None => failure,
+        });
+    }
     info!("topic {topic}: everything is acknowledged");
     Ok(())
+}
+
+/// The partitions that nobody leads now, each with who is awaited, if there are any and a sentinel tells.
+async fn offline(client: &Client, topic: &TopicName) -> Option<String> {
+    let described = timeout(DESCRIBE_TIMEOUT, client.admin().describe_topic(topic)).await.ok()?.ok()?;
+    let offline = described.topic.partitions.iter().filter(|partition| !partition.offline.is_empty());
+    let lines: Vec<_> =
+        offline.map(|partition| format!("partition {} is offline: {}", partition.index, partition.offline)).collect();
+    let more = lines.len().saturating_sub(OFFLINE_TOLD_MAX);
+    let mut text = lines.into_iter().take(OFFLINE_TOLD_MAX).collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        text += &format!("; and {more} more");
+    }
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// What is to be sent.
