@@ -29,9 +29,35 @@ pub(crate) async fn broker(command: BrokerCommand) -> Result<(), Failure> {
         }
     };
     let cluster = connect(&order.cluster.sentinel).await?.cluster();
-    let is_order = !request.cancel;
+    let (id, is_order) = (request.id.clone(), !request.cancel);
     let ordered = cluster.drain(request).await?;
-    follow(&cluster, &ordered, &order, is_order).await
+    match order.cluster.output {
+        Output::Json => print_json(&ordered.iter().map(order_json).collect::<Vec<_>>())?,
+        Output::Text if !is_order => print(&format!("{id} keeps what it still has\n"))?,
+        Output::Text => print(&format!("{id} is to be left: goulette cluster status shows how far it is\n"))?,
+    }
+    if is_order && !order.no_wait { until_left(&cluster, &id).await } else { Ok(()) }
+}
+
+/// Waits until a broker holds nothing, or is forgotten, with a line on standard error whenever less is left.
+async fn until_left(cluster: &Cluster, id: &str) -> Result<(), Failure> {
+    let mut told = None;
+    loop {
+        let status = cluster.status().await?;
+        let left = status.brokers.iter().find(|broker| broker.id == id).map_or(0, |broker| broker.partitions_held);
+        if told != Some(left) {
+            eprintln!("{left} partitions left on {id}");
+            told = Some(left);
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn order_json(order: &ReplicaOrder) -> serde_json::Value {
+    json!({ "topic": order.topic, "partition": order.partition, "replicas": order.replicas })
 }
 
 fn drain(flags: DrainFlags, remove: bool) -> (DrainBrokerRequest, OrderFlags) {
@@ -129,10 +155,7 @@ async fn follow(
     is_order: bool,
 ) -> Result<(), Failure> {
     match flags.cluster.output {
-        Output::Json => {
-            let one = |order: &ReplicaOrder| json!({ "topic": order.topic, "partition": order.partition, "replicas": order.replicas });
-            print_json(&ordered.iter().map(one).collect::<Vec<_>>())?;
-        }
+        Output::Json => print_json(&ordered.iter().map(order_json).collect::<Vec<_>>())?,
         Output::Text if ordered.is_empty() => print("nothing moves\n")?,
         Output::Text => {
             let mut table = Table::new(&["topic", "partition", "replicas"]);
