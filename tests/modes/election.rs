@@ -189,8 +189,7 @@ pub(crate) fn leader_killed_again_and_again(_: &Mode) {
     assert_eq!(ids.len(), log.len(), "no id twice");
     for kill in 0..KILLS {
         let name = format!("\"made-{kill}\"");
-        let made =
-            log.iter().filter(|entry| entry["name"] == "generateTopicReplicas" && entry.to_string().contains(&name));
+        let made = log.iter().filter(|entry| entry["name"] == "createTopic" && entry.to_string().contains(&name));
         assert_eq!(made.count(), 1, "{name} was made once, in one operation");
     }
     let _ = broker.kill();

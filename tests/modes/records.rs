@@ -2,7 +2,10 @@
 
 use std::{io::Write, process::Stdio};
 
-use crate::{cluster::text, mode::Mode};
+use crate::{
+    cluster::{eventually, text},
+    mode::Mode,
+};
 
 pub(crate) fn produce_then_consume(mode: &Mode) {
     let cluster = mode.start();
@@ -37,6 +40,10 @@ pub(crate) fn sentinel_stopped_while_producing(mode: &Mode) {
         }
     };
     send("before");
+    eventually("the producer has begun", || {
+        let flags = ["topic", "describe", "t", "--sentinel", &cluster.sentinel_address];
+        cluster.run(&flags).status.success().then_some(())
+    });
     cluster.stop_sentinel();
     send("without");
     cluster.start_sentinel();

@@ -3,7 +3,7 @@
 use std::thread;
 
 use crate::{
-    cluster::{eventually, text},
+    cluster::text,
     mode::{Mode, ask, ask_json},
 };
 
@@ -32,14 +32,6 @@ pub(crate) fn topics(mode: &Mode) {
     cluster.produce("other", b"x\n");
     ask(&cluster, &["topic", "delete", "other"]);
     assert_eq!(names(&ask_json(&cluster, &["topic", "list"])), ["orders"]);
-    let folders = cluster.broker_data().join("topics");
-    eventually("the records of a deleted topic go", || {
-        let left = std::fs::read_dir(&folders)
-            .ok()?
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with("other."));
-        (!left).then_some(())
-    });
 }
 
 pub(crate) fn auto_creation(mode: &Mode) {
