@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use crate::auth::JwtOptions;
+
 /// The version of etcd whose behaviour this is.
 pub const VERSION: &str = "3.6.16";
 /// The version that a cluster of such members speaks.
@@ -21,6 +23,8 @@ pub struct Config {
     pub listen_client_urls: Vec<Url>,
     /// Where clients are told to go.
     pub advertise_client_urls: Vec<Url>,
+    /// Where clients' HTTP/1.1 (version, health, metrics) is served apart from gRPC; empty: on the client port.
+    pub listen_client_http_urls: Vec<Url>,
     /// Where peers are listened to.
     pub listen_peer_urls: Vec<Url>,
     /// Where peers are told to go.
@@ -55,8 +59,8 @@ pub struct Config {
     pub max_concurrent_streams: u32,
     /// Whether changes of members that would lose the quorum of started ones are refused.
     pub strict_reconfig_check: bool,
-    /// `simple`, or `jwt` with its options.
-    pub auth_token: String,
+    /// What a login gives.
+    pub auth_token: AuthToken,
     /// The cost of hashing a password.
     pub bcrypt_cost: u32,
     /// How long an unused login lives.
@@ -86,6 +90,15 @@ pub struct Tls {
     pub client_cert_auth: bool,
     /// Whether a certificate is made where none is given.
     pub auto: bool,
+}
+
+/// What a login gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthToken {
+    /// A token that every member remembers.
+    Simple,
+    /// A signed token.
+    Jwt(JwtOptions),
 }
 
 /// Whether the first start begins a cluster or joins one.
@@ -228,6 +241,7 @@ impl Default for Config {
             data_dir: PathBuf::from("default.etcd"),
             listen_client_urls: url("http://localhost:2379"),
             advertise_client_urls: url("http://localhost:2379"),
+            listen_client_http_urls: Vec::new(),
             listen_peer_urls: url("http://localhost:2380"),
             initial_advertise_peer_urls: url("http://localhost:2380"),
             listen_metrics_urls: Vec::new(),
@@ -245,7 +259,7 @@ impl Default for Config {
             max_learners: 1,
             max_concurrent_streams: u32::MAX,
             strict_reconfig_check: true,
-            auth_token: "simple".to_owned(),
+            auth_token: AuthToken::Simple,
             bcrypt_cost: 10,
             auth_token_ttl: Duration::from_secs(300),
             watch_progress_notify_interval: Duration::from_secs(600),
@@ -315,6 +329,8 @@ impl Config {
             "data-dir" => self.data_dir = PathBuf::from(value),
             "listen-client-urls" => self.listen_client_urls = urls()?,
             "advertise-client-urls" => self.advertise_client_urls = urls()?,
+            "listen-client-http-urls" if value.is_empty() => self.listen_client_http_urls.clear(),
+            "listen-client-http-urls" => self.listen_client_http_urls = urls()?,
             "listen-peer-urls" => self.listen_peer_urls = urls()?,
             "initial-advertise-peer-urls" => self.initial_advertise_peer_urls = urls()?,
             "listen-metrics-urls" if value.is_empty() => self.listen_metrics_urls.clear(),
@@ -343,7 +359,16 @@ impl Config {
             "max-learners" => self.max_learners = number()? as usize,
             "max-concurrent-streams" => self.max_concurrent_streams = u32::try_from(number()?).unwrap_or(u32::MAX),
             "strict-reconfig-check" => self.strict_reconfig_check = switch()?,
-            "auth-token" => value.clone_into(&mut self.auth_token),
+            "auth-token" => {
+                self.auth_token = match value.split_once(',').unwrap_or((value, "")) {
+                    ("simple", _) => AuthToken::Simple,
+                    ("jwt", options) => {
+                        let options = JwtOptions::parse(options, go_duration);
+                        AuthToken::Jwt(options.map_err(|error| wrong(error.to_string()))?)
+                    }
+                    _ => return Err(wrong("auth: invalid auth options: it is neither simple nor jwt".to_owned())),
+                };
+            }
             "bcrypt-cost" => self.bcrypt_cost = u32::try_from(number()?).unwrap_or(u32::MAX),
             "auth-token-ttl" => self.auth_token_ttl = Duration::from_secs(number()?),
             "watch-progress-notify-interval" | "experimental-watch-progress-notify-interval" => {
@@ -388,9 +413,6 @@ impl Config {
         }
         if given.contains_key("listen-client-urls") && !given.contains_key("advertise-client-urls") {
             mistakes.push("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
-        }
-        if !self.auth_token.starts_with("simple") {
-            mistakes.push(format!("--auth-token {:?} is not available in this version: use simple", self.auth_token));
         }
         if self.bootstrap_names().is_none() {
             mistakes.push(format!("couldn't find local name {:?} in the initial cluster configuration", self.name));
@@ -445,6 +467,7 @@ const NAMES: &[&str] = &[
     "initial-cluster-state",
     "initial-cluster-token",
     "key-file",
+    "listen-client-http-urls",
     "listen-client-urls",
     "listen-metrics-urls",
     "listen-peer-urls",

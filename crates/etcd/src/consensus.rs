@@ -8,7 +8,10 @@
 //! [`StateMachine::apply`] carries it out; on the member where somebody waits for the number, the waiter gets the
 //! response. So a follower's client is answered from the follower's own state: it reads its own writes.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -141,6 +144,9 @@ pub trait Consensus: Send + Sync {
 
     /// The highest index that a member is known to hold, and whether it was heard of lately; on the leader only.
     fn progress(&self, member: MemberId) -> Option<MemberProgress>;
+
+    /// How long this member has had a connection to another one without a break; none if it has none now.
+    fn connected_for(&self, member: MemberId) -> Option<Duration>;
 
     /// Stops taking part; returns when nothing more will be applied.
     async fn shutdown(&self);

@@ -111,6 +111,24 @@ impl From<EtcdError> for Status {
 mod tests {
     use super::*;
 
+    /// Both ways: a text that etcd does not know would be an unknown error to its clients.
+    #[test]
+    fn codes_and_texts_are_etcds() {
+        let theirs: std::collections::BTreeSet<_> = include_str!("../testdata/errors.tsv")
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(str::to_owned)
+            .collect();
+        let name = |code: Code| match code {
+            // Go writes it with one l.
+            Code::Cancelled => "Canceled".to_owned(),
+            code => format!("{code:?}"),
+        };
+        let ours = EtcdError::ALL.iter().map(|&error| Status::from(error));
+        let ours = ours.map(|status| format!("{}\t{}", name(status.code()), status.message())).collect();
+        assert_eq!(theirs, ours);
+    }
+
     #[test]
     fn a_status_carries_code_and_text() {
         let status = Status::from(EtcdError::Compacted);

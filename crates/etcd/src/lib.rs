@@ -24,6 +24,7 @@ pub mod store;
 pub mod tls;
 pub mod watch;
 
+pub use auth::{Jwt, JwtError, JwtOptions, TokenKind};
 pub use config::Config;
 pub use error::EtcdError;
 pub use server::{EtcdServer, StartError};

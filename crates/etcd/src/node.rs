@@ -20,7 +20,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::{
     EtcdError,
-    auth::{Caller, index_of},
+    auth::Caller,
     config::Config,
     consensus::{Consensus, Leadership, MemberId, ProposeError, ReadError},
     state::{Response, State},
@@ -105,22 +105,23 @@ impl Node {
         }
         let token = metadata.get("token").or_else(|| metadata.get("authorization"));
         let Some(token) = token.and_then(|token| token.to_str().ok()) else { return Ok(Caller::default()) };
-        if let Some(index) = index_of(token) {
+        let token = token.strip_prefix("Bearer ").unwrap_or(token);
+        if let Some(index) = self.state.auth.index_of(token) {
             self.wait_applied(index).await?;
         }
-        self.state.auth.caller(self.now(), token)
+        self.state.auth.caller(self.now(), self.state.env.clock.wall_ms(), token)
     }
 
     /// Waits until the entry at `index` is applied here; at once if it is not agreed yet.
     async fn wait_applied(&self, index: u64) -> Result<(), EtcdError> {
-        let deadline = Instant::now() + self.config.request_timeout();
-        while self.state.applied_index() < index && index <= self.consensus.status().committed {
-            if Instant::now() >= deadline {
-                return Err(EtcdError::TimeoutWaitAppliedIndex);
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+        if index > self.consensus.status().committed {
+            return Ok(());
         }
-        Ok(())
+        let deadline = Instant::now() + self.config.request_timeout();
+        match timeout_at(deadline, self.state.wait_applied(index)).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(EtcdError::TimeoutWaitAppliedIndex),
+        }
     }
 
     /// Returns when this member has applied what was agreed when the call began.
@@ -145,13 +146,10 @@ impl Node {
         let mut leadership = self.consensus.leadership();
         let leads = async { leadership.wait_for(|leadership| leadership.leader.is_some()).await.is_ok() };
         match timeout_at(deadline, leads).await {
-            Ok(true) => {}
-            Ok(false) => return Err(EtcdError::Stopped),
-            Err(_) => return Err(EtcdError::Timeout),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EtcdError::Stopped),
+            Err(_) => Err(EtcdError::Timeout),
         }
-        // What the watch says may be ahead of what the consensus answers: do not spin.
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        Ok(())
     }
 
     /// Returns when there was no leader for three election timeouts; never if nobody wants to know.

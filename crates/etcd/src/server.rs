@@ -6,11 +6,13 @@
 
 mod duties;
 mod identity;
+mod limits;
 mod listener;
 mod restore;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use axum::{Router, middleware::map_response};
 use goulette_env::{DiskLock, Env};
 use goulette_logging::{error, info, warn};
 use goulette_proto::etcd::{
@@ -25,7 +27,8 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::{service::Routes, transport::Server};
 
 use crate::{
-    config::{Config, Url},
+    auth::{Jwt, JwtError, TokenKind},
+    config::{AuthToken, Config, Url},
     consensus::{Consensus, StateMachine},
     http,
     node::Node,
@@ -70,6 +73,16 @@ pub enum StartError {
         /// The folder.
         path: PathBuf,
     },
+    /// It is the folder of another program.
+    #[error(
+        "{} holds the data of an etcd, which is laid out differently: save a snapshot of it (etcdctl snapshot save) and \
+         restore that (goulette etcd restore)",
+        path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -87,6 +100,9 @@ pub enum StartError {
     /// A port cannot be encrypted.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Tokens cannot be signed.
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
     /// The flags contradict each other, or the cluster.
     #[error("{0}")]
     Config(String),
@@ -118,6 +134,7 @@ impl EtcdServer {
         let peer_connector = peer_tls.connector()?;
         let peers = listen(&config.listen_peer_urls, &peer_tls).await?;
         let clients = listen(&config.listen_client_urls, &client_tls).await?;
+        let http_clients = listen(&config.listen_client_http_urls, &client_tls).await?;
         let watchers = listen(&config.listen_metrics_urls, &client_tls).await?;
         let identity = identity::find(&config, &state, &peer_connector).await?;
         let options = RaftOptions {
@@ -145,15 +162,11 @@ impl EtcdServer {
         for incoming in clients {
             tasks.spawn(serve_clients(Arc::clone(&node), Arc::clone(&raft), incoming, stopping.clone()));
         }
+        for incoming in http_clients {
+            tasks.spawn(serve_http(http::routes(&node, &raft), incoming, stopping.clone()));
+        }
         for incoming in watchers {
-            let routes = Routes::from(http::health_and_metrics(&node, &raft));
-            let server = Server::builder().accept_http1(true).add_routes(routes);
-            let serving = server.serve_with_incoming_shutdown(incoming, stopped(stopping.clone()));
-            tasks.spawn(async move {
-                if let Err(error) = serving.await {
-                    error!("the metrics port ended: {error}");
-                }
-            });
+            tasks.spawn(serve_http(http::health_and_metrics(&node, &raft), incoming, stopping.clone()));
         }
         tasks.spawn(duties::lead(Arc::clone(&node), stopping.clone()));
         tasks.spawn(duties::end_leases(Arc::clone(&node), stopping.clone()));
@@ -227,13 +240,23 @@ impl EtcdServer {
 fn open_state(config: &Config, env: Env) -> Result<(Box<dyn DiskLock>, Arc<State>), StartError> {
     let path = &config.data_dir;
     let unusable = |source| StartError::Folder { path: path.clone(), source };
+    // To begin anew beside it would be to forget it.
+    for theirs in ["member/snap/db", "member/wal"] {
+        if env.disk.exists(&path.join(theirs)).map_err(unusable)? {
+            return Err(StartError::Foreign { path: path.clone() });
+        }
+    }
     let folder = path.join("member/store");
     env.disk.create_dir_all(&folder).map_err(unusable)?;
     let lock = env.disk.lock(&path.join("LOCK")).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => StartError::Locked { path: path.clone() },
         _ => unusable(source),
     })?;
-    let options = StateOptions { lease_ttl_min: config.lease_ttl_min(), auth_token_ttl: config.auth_token_ttl };
+    let tokens = match &config.auth_token {
+        AuthToken::Simple => TokenKind::Simple(config.auth_token_ttl),
+        AuthToken::Jwt(options) => TokenKind::Jwt(Arc::new(Jwt::load(&*env.disk, options)?)),
+    };
+    let options = StateOptions { lease_ttl_min: config.lease_ttl_min(), tokens };
     Ok((lock, State::open(env, &folder, options)?))
 }
 
@@ -275,7 +298,8 @@ async fn serve_clients(node: Arc<Node>, raft: Arc<RaftNode>, incoming: Incoming,
     let auth = AuthServer::new(AuthService::new(Arc::clone(&node)));
     let locks = LockServer::new(LockService { node: Arc::clone(&node) });
     let elections = ElectionServer::new(ElectionService { node: Arc::clone(&node) });
-    let routes = Routes::from(http::routes(&node, &raft))
+    let http = if node.config.listen_client_http_urls.is_empty() { http::routes(&node, &raft) } else { Router::new() };
+    let routes = Routes::from(http)
         .add_service(health_server)
         .add_service(kv.max_decoding_message_size(bytes_max))
         .add_service(watches.max_decoding_message_size(bytes_max))
@@ -285,6 +309,7 @@ async fn serve_clients(node: Arc<Node>, raft: Arc<RaftNode>, incoming: Incoming,
         .add_service(auth.max_decoding_message_size(bytes_max))
         .add_service(locks.max_decoding_message_size(bytes_max))
         .add_service(elections.max_decoding_message_size(bytes_max));
+    let routes = Routes::from(routes.into_axum_router().layer(map_response(limits::as_etcd_says)));
     let server = Server::builder()
         .accept_http1(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -297,6 +322,14 @@ async fn serve_clients(node: Arc<Node>, raft: Arc<RaftNode>, incoming: Incoming,
         .serve_with_incoming_shutdown(incoming, stopped(stopping));
     if let Err(error) = server.await {
         error!("the client port ended: {error}");
+    }
+}
+
+/// Serves what is asked over HTTP alone.
+async fn serve_http(routes: Router, incoming: Incoming, stopping: watch::Receiver<bool>) {
+    let server = Server::builder().accept_http1(true).add_routes(Routes::from(routes));
+    if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped(stopping)).await {
+        error!("an HTTP port ended: {error}");
     }
 }
 

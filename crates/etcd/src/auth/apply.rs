@@ -5,7 +5,7 @@ use std::time::Duration;
 use goulette_proto::etcd::etcdserverpb as pb;
 
 use super::{
-    Auth,
+    Auth, Tokens,
     permission::Permission,
     state::{AuthState, Caller},
 };
@@ -19,8 +19,10 @@ pub(crate) enum AuthReply {
         enabled: bool,
         revision: u64,
     },
-    /// The token of a login.
+    /// The token of a login, as every member remembers it.
     Token(String),
+    /// A login at this revision, for which a token can be signed.
+    LoggedIn(u64),
     /// Of users or roles.
     Names(Vec<String>),
     Permissions(Vec<Permission>),
@@ -88,12 +90,15 @@ impl Auth {
             match &order {
                 Order::Login(login) => {
                     let token = format!("{}.{index}", login.simple_token);
-                    self.tokens().add(now, token.clone(), &login.name);
-                    return Some(Ok(AuthReply::Token(token)));
+                    let remembered = self.remember(|tokens| tokens.add(now, token.clone(), &login.name));
+                    return Some(Ok(match remembered {
+                        Some(()) => AuthReply::Token(token),
+                        None => AuthReply::LoggedIn(self.state().revision()),
+                    }));
                 }
-                Order::Disable => self.tokens().clear(),
-                Order::UserDelete(delete) => self.tokens().forget(&delete.name),
-                Order::UserChangePassword(change) => self.tokens().forget(&change.name),
+                Order::Disable => drop(self.remember(Tokens::clear)),
+                Order::UserDelete(delete) => drop(self.remember(|tokens| tokens.forget(&delete.name))),
+                Order::UserChangePassword(change) => drop(self.remember(|tokens| tokens.forget(&change.name))),
                 _ => {}
             }
         }

@@ -83,6 +83,8 @@ impl Lessor {
         for id in ids {
             inner.start(id, now, extend);
         }
+        drop(inner);
+        self.changed.send_replace(());
     }
 
     /// This member no longer leads: here no lease ends any more.
@@ -90,6 +92,8 @@ impl Lessor {
         let mut inner = self.lock();
         inner.clock = None;
         inner.leases.values_mut().for_each(|lease| lease.expiry = None);
+        drop(inner);
+        self.changed.send_replace(());
     }
 
     /// Whether this member's clock counts.

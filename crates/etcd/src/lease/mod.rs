@@ -19,6 +19,7 @@ use goulette_proto::etcd::{
 };
 use prost::Message;
 use redb::ReadableTable;
+use tokio::sync::watch;
 
 use crate::{
     EtcdError,
@@ -62,12 +63,14 @@ pub struct Lessor {
     inner: Mutex<Inner>,
     /// Shorter grants are raised to this; seconds.
     ttl_min: i64,
+    /// Moves when a lease is gone, or the clock starts or stops to count.
+    changed: watch::Sender<()>,
 }
 
 impl Lessor {
     /// No leases. Grants below `ttl_min` seconds are raised to it: a lease must outlive an election.
     pub fn new(ttl_min: i64) -> Self {
-        Self { inner: Mutex::new(Inner::default()), ttl_min }
+        Self { inner: Mutex::new(Inner::default()), ttl_min, changed: watch::Sender::new(()) }
     }
 
     /// Builds everything from what is stored: at the start, and when another member's state is installed.
@@ -85,7 +88,13 @@ impl Lessor {
         })?;
         store.for_each_leased(|key, lease| fresh.attach(lease, key))?;
         *self.lock() = fresh;
+        self.changed.send_replace(());
         Ok(())
+    }
+
+    /// Follows what a renewal may wait for: that a lease is gone, that this member's clock counts or does not any more.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Whether the lease exists.
@@ -142,6 +151,7 @@ impl Lessor {
         transaction.end();
         batch.bucket(tables::LEASE)?.remove(&id.to_be_bytes()[..]).map_err(StoreError::from)?;
         self.lock().remove(id);
+        self.changed.send_replace(());
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use openraft::{
-    ChangeMembers, LogIdOptionExt, ReadPolicy,
+    ChangeMembers, Instant as _, LogIdOptionExt, ReadPolicy,
     async_runtime::watch::WatchReceiver,
     errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError},
 };
@@ -77,12 +77,22 @@ pub(crate) struct Core {
     pub(crate) request_timeout: Duration,
     /// Members that were here and left, as far as this process saw.
     removed: Mutex<BTreeSet<MemberId>>,
+    /// Which leader this member has heard of last, and when.
+    heard: Mutex<Option<(MemberId, Instant)>>,
 }
 
 impl Core {
     pub(crate) fn new(raft: Raft, cluster: u64, own: MemberId, election_timeout: Duration) -> Self {
         let request_timeout = Duration::from_secs(5) + 2 * election_timeout;
-        Self { raft, cluster, own, election_timeout, request_timeout, removed: Mutex::default() }
+        Self {
+            raft,
+            cluster,
+            own,
+            election_timeout,
+            request_timeout,
+            removed: Mutex::default(),
+            heard: Mutex::default(),
+        }
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
@@ -100,6 +110,26 @@ impl Core {
 
     pub(crate) fn was_removed(&self, id: MemberId) -> bool {
         self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    /// Entries, or a sign of life, came from a leader that this member follows.
+    pub(crate) fn heard_leader(&self, leader: MemberId) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((leader, Instant::now()));
+    }
+
+    /// Who leads, unless nothing has confirmed it for two election timeouts: openraft itself never stops believing in a
+    /// leader before it has found another one.
+    pub(crate) fn leader(&self, metrics: &Metrics) -> Option<MemberId> {
+        let leader = metrics.current_leader?;
+        let patience = 2 * self.election_timeout;
+        let is_confirmed = if leader == self.own {
+            let is_alone = metrics.membership_config.membership().voter_ids().all(|voter| voter == self.own);
+            is_alone || metrics.last_quorum_acked.is_none_or(|acked| acked.elapsed() < patience)
+        } else {
+            let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.is_some_and(|(from, at)| from == leader && at.elapsed() < patience)
+        };
+        is_confirmed.then_some(leader)
     }
 
     /// As leader: appends a command, and returns when it is applied here.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use goulette_env::Env;
 use goulette_logging::{info, warn};
 use goulette_proto::raft as pb;
@@ -46,8 +47,11 @@ use crate::{
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a follower's disk may take before the same entries are sent again.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a leader looks whether a new voter has caught up, and a member without leader whether it was removed.
+/// How often a leader looks whether a new voter has caught up.
 const ROUND: Duration = Duration::from_millis(100);
+/// How often the other members are asked whether they are there, and how soon again those who were not.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+const ASK_SOON: Duration = Duration::from_millis(50);
 /// How long a stop waits for raft to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -166,7 +170,8 @@ impl RaftNode {
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_raft(core.clone(), peers.clone(), to_leadership, to_end.clone()));
         tasks.spawn(read_index::run(core.clone(), peers.clone(), leadership.clone(), waiting));
-        tasks.spawn(look_after_members(core.clone(), peers.clone(), leadership.clone(), to_end));
+        tasks.spawn(admit_voters(core.clone(), leadership.clone()));
+        tasks.spawn(ask_members(core.clone(), peers.clone(), leadership.clone(), to_end));
         let tasks = Mutex::new(tasks);
         Ok(Arc::new(Self { core, peers, env, dir, log, leadership, applied, end, readers, tasks }))
     }
@@ -396,6 +401,10 @@ impl Consensus for RaftNode {
         Some(MemberProgress { matched, is_active })
     }
 
+    fn connected_for(&self, member: MemberId) -> Option<Duration> {
+        self.peers.connected_for(member)
+    }
+
     async fn shutdown(&self) {
         if timeout(STOP_DEADLINE, self.core.raft.shutdown()).await.is_err() {
             warn!("raft did not stop in {STOP_DEADLINE:?}");
@@ -471,7 +480,7 @@ async fn begin(raft: &Raft, members: &[MemberRaft]) -> Result<(), RaftStartError
 
 fn leadership_of(core: &Core) -> Leadership {
     let metrics = core.metrics();
-    Leadership { term: metrics.current_term, leader: metrics.current_leader }
+    Leadership { term: metrics.current_term, leader: core.leader(&metrics) }
 }
 
 /// Tells of every change of leaders, keeps the addresses of the members, and notices the end.
@@ -485,7 +494,7 @@ async fn watch_raft(
     let mut members: Option<Membership> = None;
     loop {
         let now = metrics.borrow_watched().clone();
-        let leads = Leadership { term: now.current_term, leader: now.current_leader };
+        let leads = Leadership { term: now.current_term, leader: core.leader(&now) };
         leadership.send_if_modified(|known| {
             let changed = *known != leads;
             if changed && known.leader != leads.leader {
@@ -519,42 +528,76 @@ async fn watch_raft(
         if core.was_removed(core.own) {
             end.send_replace(Some(RaftEnd::Removed));
         }
-        if metrics.changed().await.is_err() {
+        // A leader is also lost by nothing happening.
+        if let Ok(Err(_)) = timeout(ROUND, metrics.changed()).await {
             return;
         }
     }
 }
 
-/// As leader: admits new voters. Without a leader for long: asks whether this member was removed.
-async fn look_after_members(
+/// As leader: admits new voters.
+async fn admit_voters(core: Arc<Core>, leadership: watch::Receiver<Leadership>) {
+    loop {
+        sleep(ROUND).await;
+        if leadership.borrow().leader == Some(core.own) {
+            core.admit().await;
+        }
+    }
+}
+
+/// Asks every other member, again and again, whether it is there, and whether this one was removed: who is removed is
+/// sent nothing any more, not even that.
+async fn ask_members(
     core: Arc<Core>,
     peers: Arc<Peers>,
     leadership: watch::Receiver<Leadership>,
     end: watch::Sender<Option<RaftEnd>>,
 ) {
-    let mut without = Duration::ZERO;
+    let mut pause = ASK_SOON;
     loop {
-        sleep(ROUND).await;
-        let leader = leadership.borrow().leader;
-        if leader == Some(core.own) {
-            core.admit().await;
-        }
-        without = if leader.is_some() { Duration::ZERO } else { without + ROUND };
-        if without < 3 * core.election_timeout {
-            continue;
-        }
-        without = Duration::ZERO;
         let stored = core.membership();
-        for (&id, _) in stored.membership().nodes().filter(|(id, _)| **id != core.own) {
-            let Some(mut client) = peers.client(id, Use::Control) else { continue };
-            let asked = timeout(core.election_timeout, client.members(pb::MembersRequest { member: core.own })).await;
-            if let Ok(Ok(answer)) = asked
-                && answer.get_ref().cluster == core.cluster
-                && answer.get_ref().removed
-            {
-                end.send_replace(Some(RaftEnd::Removed));
-                return;
-            }
+        let others = stored.membership().nodes().map(|(&id, _)| id).filter(|id| *id != core.own);
+        let answers = join_all(others.map(|id| ask_member(&core, &peers, id))).await;
+        // A leader that is removed learns it from its own log, and steps down first.
+        if answers.contains(&Answer::Removed) && leadership.borrow().leader != Some(core.own) {
+            end.send_replace(Some(RaftEnd::Removed));
+            return;
+        }
+        // Who does not answer may just be starting.
+        if answers.contains(&Answer::None) {
+            sleep(pause).await;
+            pause = (2 * pause).min(ASK_INTERVAL);
+        } else {
+            sleep(ASK_INTERVAL).await;
+            pause = ASK_SOON;
         }
     }
+}
+
+/// What a member says to being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Nothing.
+    None,
+    /// It is there.
+    Here,
+    /// It is there, and this member is not one any more.
+    Removed,
+}
+
+async fn ask_member(core: &Core, peers: &Peers, id: MemberId) -> Answer {
+    let Some(mut client) = peers.client(id, Use::Control) else { return Answer::None };
+    let asked = timeout(core.election_timeout, client.members(pb::MembersRequest { member: core.own })).await;
+    let answer = match asked {
+        Ok(Ok(answer)) if answer.get_ref().cluster == core.cluster => {
+            if answer.get_ref().removed {
+                Answer::Removed
+            } else {
+                Answer::Here
+            }
+        }
+        _ => Answer::None,
+    };
+    peers.asked(id, answer != Answer::None);
+    answer
 }

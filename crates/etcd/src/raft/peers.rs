@@ -10,6 +10,7 @@ use std::{
 };
 
 use goulette_proto::raft::raft_client::RaftClient;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tonic::{
     Request, Status,
@@ -58,6 +59,14 @@ struct Peer {
     /// Which of the URLs is in use.
     current: usize,
     channels: Option<[Channel; 3]>,
+    /// Since when it has answered whenever it was asked.
+    connected_since: Option<Instant>,
+}
+
+impl Peer {
+    fn at(urls: &[String]) -> Self {
+        Self { urls: urls.to_vec(), current: 0, channels: None, connected_since: None }
+    }
 }
 
 /// Writes on each call which cluster and member it is of, and for whom.
@@ -87,15 +96,14 @@ impl Peers {
         table.retain(|id, peer| membership.get_node(id).is_some_and(|member| member.peer_urls == peer.urls));
         for (&id, member) in membership.nodes() {
             if id != self.own {
-                let urls = member.peer_urls.clone();
-                table.entry(id).or_insert_with(|| Peer { urls, current: 0, channels: None });
+                table.entry(id).or_insert_with(|| Peer::at(&member.peer_urls));
             }
         }
     }
 
     /// Makes a member known before any membership is.
     pub(crate) fn introduce(&self, id: MemberId, urls: &[String]) {
-        self.table().entry(id).or_insert_with(|| Peer { urls: urls.to_vec(), current: 0, channels: None });
+        self.table().entry(id).or_insert_with(|| Peer::at(urls));
     }
 
     /// A client of the member; none if it is unknown or has no usable URL.
@@ -124,6 +132,19 @@ impl Peers {
             peer.channels = Some([(); 3].map(|()| connect::connect_lazy(&endpoint, url, tls)));
         }
         peer.channels.as_ref().map(|channels| channels[purpose as usize].clone())
+    }
+
+    /// The member was asked, and has answered or not.
+    pub(crate) fn asked(&self, id: MemberId, has_answered: bool) {
+        if let Some(peer) = self.table().get_mut(&id) {
+            peer.connected_since =
+                if has_answered { peer.connected_since.or_else(|| Some(Instant::now())) } else { None };
+        }
+    }
+
+    /// How long the member has answered whenever it was asked.
+    pub(crate) fn connected_for(&self, id: MemberId) -> Option<Duration> {
+        self.table().get(&id)?.connected_since.map(|since| since.elapsed())
     }
 
     /// The member could not be reached: its next URL is tried next time.

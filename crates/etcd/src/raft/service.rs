@@ -142,7 +142,7 @@ fn stopped(_: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl Raft for PeerService {
     async fn append(&self, request: Request<pb::AppendRequest>) -> Result<Response<pb::AppendResponse>, Status> {
-        self.check(&request)?;
+        let from = self.check(&request)?;
         let message = request.into_inner();
         let rpc = AppendEntriesRequest {
             vote: vote_from_pb(message.vote.as_ref())?,
@@ -151,7 +151,11 @@ impl Raft for PeerService {
             leader_commit: message.committed.as_ref().map(log_id_from_pb),
         };
         use pb::append_response::{Outcome, Partial};
-        let outcome = match self.core.raft.append_entries(rpc).await.map_err(stopped)? {
+        let answer = self.core.raft.append_entries(rpc).await.map_err(stopped)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.core.heard_leader(from);
+        }
+        let outcome = match answer {
             AppendEntriesResponse::Success => Outcome::Stored(true),
             AppendEntriesResponse::PartialSuccess(upto) => {
                 Outcome::Partial(Partial { upto: upto.as_ref().map(log_id_to_pb) })

@@ -21,6 +21,9 @@ const TOKEN_LETTERS: usize = 16;
 /// etcd has no code for this refusal, and shows its internal text.
 const NO_PASSWORD_USER: &str = "auth: authentication failed, password was given for no password user";
 
+/// Likewise.
+const VERIFY_ONLY: &str = "auth: token signing attempted with verify-only key";
+
 pub(crate) struct AuthService {
     node: Arc<Node>,
     hashing: Semaphore,
@@ -72,6 +75,14 @@ impl AuthService {
     async fn hashing<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
         let _place = self.hashing.acquire().await.expect("never closed");
         spawn_blocking(work).await.map_err(|_| EtcdError::Stopped.into())
+    }
+
+    /// A signed token.
+    async fn sign(&self, user: String, revision: u64) -> Result<String, Status> {
+        let now_ms = self.node.state.env.clock.wall_ms();
+        let jwt = self.node.state.auth.jwt().cloned();
+        let signed = self.hashing(move || jwt.and_then(|jwt| jwt.sign(now_ms, &user, revision))).await?;
+        signed.ok_or_else(|| Status::unknown(VERIFY_ONLY))
     }
 
     /// The random part of a token.
@@ -204,7 +215,12 @@ impl auth_server::Auth for AuthService {
             match self.agree_as(&Caller::default(), request).await? {
                 // Users changed since the password was compared, perhaps that very password: again.
                 AuthReply::Token(_) if self.node.state.auth.state().revision() != revision => {}
+                AuthReply::LoggedIn(at) if at != revision => {}
                 AuthReply::Token(token) => {
+                    return Ok(Response::new(pb::AuthenticateResponse { header: self.header(), token }));
+                }
+                AuthReply::LoggedIn(_) => {
+                    let token = self.sign(name, revision).await?;
                     return Ok(Response::new(pb::AuthenticateResponse { header: self.header(), token }));
                 }
                 other => return Err(wrong(&other)),

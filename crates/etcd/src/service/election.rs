@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::{
     admit,
     lock::Place,
-    recipe::{Changes, Recipe, created},
+    recipe::{Changes, Recipe, created, passed_on},
 };
 use crate::{node::Node, store::KeyRange};
 
@@ -36,7 +36,7 @@ pub(crate) struct ElectionService {
 impl ElectionService {
     async fn recipe<T>(&self, request: Request<T>, name: impl Fn(&T) -> &[u8]) -> Result<(Recipe, T), Status> {
         admit(&self.node, request.metadata())?;
-        let caller = self.node.asker(request.metadata()).await?;
+        let caller = self.node.asker(request.metadata()).await.map_err(passed_on)?;
         let request = request.into_inner();
         Ok((Recipe::new(&self.node, caller, name(&request)), request))
     }
@@ -64,8 +64,8 @@ impl Election for ElectionService {
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, Status> {
+        let leader = request.get_ref().leader.clone().ok_or_else(|| Status::unknown(NO_LEADER_KEY))?;
         let (recipe, request) = self.recipe(request, |_| b"").await?;
-        let leader = request.leader.ok_or_else(|| Status::unknown(NO_LEADER_KEY))?;
         let header = proclaim(&recipe, &leader, request.value).await?;
         Ok(Response::new(ProclaimResponse { header }))
     }
@@ -94,8 +94,8 @@ impl Election for ElectionService {
     }
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, Status> {
-        let (recipe, request) = self.recipe(request, |_| b"").await?;
-        let leader = request.leader.ok_or_else(|| Status::unknown(NO_LEADER_KEY))?;
+        let leader = request.get_ref().leader.clone().ok_or_else(|| Status::unknown(NO_LEADER_KEY))?;
+        let (recipe, _) = self.recipe(request, |_| b"").await?;
         let delete = DeleteRangeRequest { key: leader.key.clone(), ..DeleteRangeRequest::default() };
         let compare = created(&leader.key, leader.rev);
         let response = recipe.txn(compare, vec![Op::RequestDeleteRange(delete)], Vec::new()).await?;

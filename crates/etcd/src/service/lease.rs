@@ -10,7 +10,10 @@ use goulette_proto::etcd::etcdserverpb::{
     LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, ResponseHeader,
     lease_client::LeaseClient, lease_server::Lease,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
@@ -23,7 +26,7 @@ use crate::{
     state,
 };
 
-/// Between two attempts to reach a leader.
+/// Between two attempts to reach a leader that did not answer, unless there is another one sooner.
 const RETRY: Duration = Duration::from_millis(50);
 /// Answers that may wait in one keep-alive stream.
 const ANSWERS_MAX: usize = 16;
@@ -66,10 +69,20 @@ impl Node {
                     return Ok(answer.ttl);
                 }
             }
-            if Instant::now() >= deadline {
-                return Err(EtcdError::Timeout);
-            }
-            tokio::time::sleep(RETRY).await;
+            self.pause(deadline).await?;
+        }
+    }
+
+    /// Returns when it is worth asking the leader again.
+    async fn pause(&self, deadline: Instant) -> Result<(), EtcdError> {
+        let mut leadership = self.consensus.leadership();
+        leadership.borrow_and_update();
+        let mut clock = self.state.lessor.changes();
+        tokio::select! {
+            _ = leadership.changed() => Ok(()),
+            _ = clock.changed() => Ok(()),
+            () = tokio::time::sleep(RETRY) => Ok(()),
+            () = tokio::time::sleep_until(deadline) => Err(EtcdError::Timeout),
         }
     }
 
@@ -79,6 +92,7 @@ impl Node {
         self.read_barrier().await?;
         let mut cleared = false;
         loop {
+            let mut changes = self.state.lessor.changes();
             match self.state.lessor.renew(id, self.now(), cleared) {
                 Ok(Renewed::For(ttl)) => return Ok(Some(ttl)),
                 Ok(Renewed::ClearFirst) => {
@@ -91,8 +105,10 @@ impl Node {
                 Err(RenewError::NotFound) => return Ok(Some(0)),
                 Err(RenewError::NotLeader) => return Ok(None),
                 // Its revocation is under way: when that is done, it is not found.
-                Err(RenewError::Expired) if Instant::now() < deadline => tokio::time::sleep(RETRY).await,
-                Err(RenewError::Expired) => return Err(EtcdError::Timeout),
+                Err(RenewError::Expired) => match timeout_at(deadline, changes.changed()).await {
+                    Ok(_) => {}
+                    Err(_) => return Err(EtcdError::Timeout),
+                },
             }
         }
     }
@@ -115,10 +131,7 @@ impl Node {
                     Err(_) => {}
                 }
             }
-            if Instant::now() >= deadline {
-                return Err(EtcdError::Timeout);
-            }
-            tokio::time::sleep(RETRY).await;
+            self.pause(deadline).await?;
         }
     }
 
@@ -220,7 +233,7 @@ impl Lease for LeaseService {
                 let Some(Ok(request)) = next else { return };
                 // Taken before the renewal: a lease that is revoked later is then revoked at a later revision.
                 let header = node.header(None);
-                let renewed = match node.asker(&metadata).await {
+                let renewed = match node.known_asker(&metadata).await {
                     Ok(asker) => node.renew(&asker, request.id).await,
                     Err(refused) => Err(refused),
                 };

@@ -12,9 +12,9 @@ use tonic::{Request, Response, Status};
 
 use super::{
     admit,
-    recipe::{Own, Recipe},
+    recipe::{Own, Recipe, passed_on},
 };
-use crate::node::Node;
+use crate::{EtcdError, node::Node};
 
 /// etcd's client library says so, and its server passes it on.
 const SESSION_EXPIRED: &str = "mutex: session is expired";
@@ -27,7 +27,7 @@ pub(crate) struct LockService {
 impl Lock for LockService {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
         admit(&self.node, request.metadata())?;
-        let caller = self.node.asker(request.metadata()).await?;
+        let caller = self.node.asker(request.metadata()).await.map_err(passed_on)?;
         let LockRequest { name, lease } = request.into_inner();
         let recipe = Recipe::new(&self.node, caller, &name);
         let own = recipe.enter(lease, Bytes::new()).await?;
@@ -44,7 +44,10 @@ impl Lock for LockService {
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
         admit(&self.node, request.metadata())?;
-        let caller = self.node.asker(request.metadata()).await?;
+        if request.get_ref().key.is_empty() {
+            return Err(passed_on(EtcdError::EmptyKey));
+        }
+        let caller = self.node.asker(request.metadata()).await.map_err(passed_on)?;
         let recipe = Recipe::new(&self.node, caller, b"");
         let header = recipe.delete(request.into_inner().key).await?;
         Ok(Response::new(UnlockResponse { header }))

@@ -119,9 +119,10 @@ impl Recipe {
 
     /// A linearizable read.
     pub(super) async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Status> {
-        self.node.read_barrier().await?;
-        check_range(&self.node.state.auth.state(), &self.caller, request)?;
-        let mut response = self.node.state.store.range(request).map_err(EtcdError::from)?;
+        self.node.read_barrier().await.map_err(passed_on)?;
+        check_range(&self.node.state.auth.state(), &self.caller, request).map_err(passed_on)?;
+        let response = self.node.state.store.range(request);
+        let mut response = response.map_err(|failure| passed_on(failure.into()))?;
         response.header = self.node.header(response.header);
         Ok(response)
     }
@@ -131,7 +132,7 @@ impl Recipe {
         let ops = |ops: Vec<Op>| ops.into_iter().map(|op| RequestOp { request: Some(op) }).collect();
         let txn = TxnRequest { compare: vec![compare], success: ops(then), failure: ops(otherwise) };
         let request = InternalRaftRequest { txn: Some(txn), ..InternalRaftRequest::default() };
-        match self.node.request(&self.caller, request).await? {
+        match self.node.request(&self.caller, request).await.map_err(passed_on)? {
             state::Response::Txn(mut response) => {
                 response.header = self.node.header(response.header);
                 Ok(response)
@@ -144,7 +145,7 @@ impl Recipe {
     pub(super) async fn delete(&self, key: Bytes) -> Result<Option<ResponseHeader>, Status> {
         let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
         let request = InternalRaftRequest { delete_range: Some(delete), ..InternalRaftRequest::default() };
-        match self.node.request(&self.caller, request).await? {
+        match self.node.request(&self.caller, request).await.map_err(passed_on)? {
             state::Response::DeleteRange(response) => Ok(self.node.header(response.header)),
             other => Err(unexpected(&other)),
         }
@@ -154,7 +155,7 @@ impl Recipe {
         let id = (self.node.next_id() & i64::MAX as u64) as i64;
         let grant = LeaseGrantRequest { ttl: LEASE_TTL, id };
         let request = InternalRaftRequest { lease_grant: Some(grant), ..InternalRaftRequest::default() };
-        match self.node.request(&self.caller, request).await? {
+        match self.node.request(&self.caller, request).await.map_err(passed_on)? {
             state::Response::LeaseGrant(response) => Ok(response.id),
             other => Err(unexpected(&other)),
         }
@@ -166,7 +167,7 @@ impl Recipe {
         let mut changes = Changes::of(&self.node, KeyRange::new(kv.key.clone(), Bytes::new()));
         loop {
             // Whatever changes after this look is told.
-            let now = self.node.state.store.range(&single).map_err(EtcdError::from)?;
+            let now = self.node.state.store.range(&single).map_err(|failure| passed_on(failure.into()))?;
             if now.kvs.first().is_none_or(|now| now.create_revision != kv.create_revision) {
                 return Ok(());
             }
@@ -179,6 +180,11 @@ impl Recipe {
             }
         }
     }
+}
+
+/// A refusal of what is done for the caller. etcd's service is a client of its own server and passes on the text alone.
+pub(super) fn passed_on(refused: EtcdError) -> Status {
+    Status::unknown(refused.to_string())
 }
 
 /// The comparison that holds while `key` was made at `revision`; 0: does not exist.

@@ -16,11 +16,7 @@ use std::{
     collections::HashMap,
     io,
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -29,6 +25,7 @@ use bytes::Bytes;
 use goulette_env::Env;
 use goulette_logging::{error, warn};
 use redb::Durability;
+use tokio::sync::watch;
 
 pub use alarms::Alarms;
 pub use apply::{Applied, Response};
@@ -36,7 +33,7 @@ pub use members::{Member, Members};
 pub(crate) use waiters::Waiters;
 
 use crate::{
-    auth::{Auth, AuthState, Row},
+    auth::{Auth, AuthState, Row, TokenKind},
     consensus::{Committed, LogPosition, StateMachine, StateSnapshot},
     lease::Lessor,
     store::{self, Compaction, Frozen, Store, StoreError, tables},
@@ -49,12 +46,12 @@ const SYNC_ENTRIES: u64 = 10_000;
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is particular to this member.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StateOptions {
     /// Shorter leases are raised to this; seconds.
     pub lease_ttl_min: i64,
-    /// How long an unused login lives.
-    pub auth_token_ttl: Duration,
+    /// What a login gives.
+    pub tokens: TokenKind,
 }
 
 /// The state of a member.
@@ -68,8 +65,8 @@ pub struct State {
     pub(crate) waiters: Waiters,
     pub(crate) env: Env,
     positions: Mutex<Positions>,
-    /// The last applied index, for those who only look.
-    applied_index: AtomicU64,
+    /// The last applied index, for those who look or wait.
+    applied_index: watch::Sender<u64>,
     compactor: mpsc::SyncSender<CompactionJob>,
 }
 
@@ -99,7 +96,7 @@ impl State {
         let store = Store::open(Arc::clone(&env.disk), folder)?;
         let lessor = Lessor::new(options.lease_ttl_min);
         lessor.load(&store)?;
-        let auth = Auth::new(load_auth(&store)?, options.auth_token_ttl);
+        let auth = Auth::new(load_auth(&store)?, options.tokens);
         let members = Members::load(&store)?;
         let alarms = Alarms::load(&store)?;
         let (compactor, jobs) = mpsc::sync_channel(COMPACTIONS_MAX);
@@ -114,7 +111,7 @@ impl State {
             alarms,
             waiters: Waiters::default(),
             env,
-            applied_index: AtomicU64::new(positions.applied.index),
+            applied_index: watch::Sender::new(positions.applied.index),
             positions: Mutex::new(positions),
             compactor,
         });
@@ -139,7 +136,13 @@ impl State {
 
     /// The last applied index; cheap.
     pub fn applied_index(&self) -> u64 {
-        self.applied_index.load(Ordering::Acquire)
+        *self.applied_index.borrow()
+    }
+
+    /// Returns when the entry at `index` is applied. Never if it is lost: bring a deadline.
+    pub(crate) async fn wait_applied(&self, index: u64) {
+        // The sender lives as long as we do.
+        let _ = self.applied_index.subscribe().wait_for(|&applied| applied >= index).await;
     }
 
     fn start_compaction(&self, compaction: Compaction, done: Option<tokio::sync::oneshot::Sender<()>>) {
@@ -183,7 +186,7 @@ impl StateMachine for State {
         }
         *self.positions() = positions;
         // Before anybody is answered: who reads after a write must find it applied.
-        self.applied_index.store(last.index, Ordering::Release);
+        self.applied_index.send_replace(last.index);
         self.watches.publish(&applied.changes, self.store.revision());
         for compaction in applied.compactions {
             self.start_compaction(compaction.0, compaction.1);
@@ -220,7 +223,7 @@ impl StateMachine for State {
         let loaded = load_positions(&self.store)?;
         let applied = loaded.applied;
         *self.positions() = loaded;
-        self.applied_index.store(applied.index, Ordering::Release);
+        self.applied_index.send_replace(applied.index);
         self.watches.catch_up(self.store.revision());
         Ok(applied)
     }

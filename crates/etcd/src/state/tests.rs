@@ -11,14 +11,15 @@ use goulette_proto::etcd::etcdserverpb::{
 use prost::Message;
 
 use super::{State, StateOptions};
+use crate::auth::TokenKind;
 use crate::consensus::{Committed, LogPosition, MemberRaft, Payload, StateMachine};
 
 const FOLDER: &str = "member/store";
-const OPTIONS: StateOptions = StateOptions { lease_ttl_min: 2, auth_token_ttl: Duration::from_secs(300) };
 
 fn open(env: &Env) -> Arc<State> {
     env.disk.create_dir_all(Path::new(FOLDER)).unwrap();
-    State::open(env.clone(), Path::new(FOLDER), OPTIONS).unwrap()
+    let options = StateOptions { lease_ttl_min: 2, tokens: TokenKind::Simple(Duration::from_secs(300)) };
+    State::open(env.clone(), Path::new(FOLDER), options).unwrap()
 }
 
 fn entry(index: u64, request: &InternalRaftRequest) -> Committed {

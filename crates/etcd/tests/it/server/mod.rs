@@ -1,0 +1,7 @@
+//! Whole members in one process, asked over gRPC as any client asks them.
+
+mod cluster;
+mod keeping;
+mod member;
+mod recipes;
+mod refusals;
