@@ -13,6 +13,7 @@ mod random;
 mod server;
 mod shrink;
 mod side;
+mod stories;
 mod watch;
 
 use std::{

@@ -40,6 +40,10 @@ pub(crate) enum Call {
     Leases,
     /// Grants a lease of the shortest time (101 - id: one second or less) with a key, and waits until it is over.
     LeaseExpire(i64),
+    /// Two callers and one lock; whether the second one's lease ends while it waits.
+    LockStory(&'static str, bool),
+    /// Two candidates.
+    ElectionStory(&'static str),
     /// Opens a stream anew with the user's token. The watchers on it are gone.
     WatchOpen(usize),
     WatchCreate(usize, pb::WatchCreateRequest),

@@ -33,7 +33,8 @@ pub(crate) struct Clients {
 pub(crate) struct Side {
     pub(crate) server: Server,
     clients: Clients,
-    tokens: [Option<String>; USERS.len()],
+    pub(crate) channel: Channel,
+    pub(crate) tokens: [Option<String>; USERS.len()],
     streams: Vec<WatchStream>,
     /// The highest revision that any header told.
     pub(crate) revision: i64,
@@ -67,7 +68,7 @@ macro_rules! ask {
     }};
 }
 
-async fn call<T: Debug>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, String> {
+pub(crate) async fn call<T: Debug>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, String> {
     match timeout(DEADLINE, call).await {
         Err(_) => Err("Error: no answer in time".into()),
         Ok(Err(status)) => Err(format!("Error: {:?}: {}", status.code(), status.message())),
@@ -84,13 +85,13 @@ impl Side {
             lease: pb::lease_client::LeaseClient::new(channel.clone()),
             cluster: pb::cluster_client::ClusterClient::new(channel.clone()),
             maintenance: pb::maintenance_client::MaintenanceClient::new(channel.clone()),
-            auth: pb::auth_client::AuthClient::new(channel),
+            auth: pb::auth_client::AuthClient::new(channel.clone()),
         };
         let mut streams = Vec::new();
         for _ in 0..STREAMS {
             streams.push(WatchStream::open(&clients, None).await);
         }
-        Ok(Self { server, clients, tokens: Default::default(), streams, revision: 1 })
+        Ok(Self { server, clients, channel, tokens: Default::default(), streams, revision: 1 })
     }
 
     fn request<T>(&self, user: Option<usize>, message: T) -> Request<T> {
@@ -131,6 +132,16 @@ impl Side {
                 answer.leases.sort_by_key(|lease| lease.id);
             }),
             Call::LeaseExpire(id) => self.lease_expire(user, id).await,
+            Call::LockStory(name, expires) => {
+                let told = self.teller(user).lock_story(name, expires).await;
+                self.look(user).await;
+                told
+            }
+            Call::ElectionStory(name) => {
+                let told = self.teller(user).election_story(name).await;
+                self.look(user).await;
+                told
+            }
             Call::WatchOpen(stream) => {
                 self.streams[stream] =
                     WatchStream::open(&self.clients, user.and_then(|user| self.tokens[user].as_deref())).await;
@@ -219,7 +230,10 @@ impl Side {
                 ask!(self, user, auth.user_revoke_role(pb::AuthUserRevokeRoleRequest { name, role }))
             }
             Call::RoleAdd(name) => ask!(self, user, auth.role_add(pb::AuthRoleAddRequest { name })),
-            Call::RoleGet(role) => ask!(self, user, auth.role_get(pb::AuthRoleGetRequest { role })),
+            Call::RoleGet(role) => ask!(self, user, auth.role_get(pb::AuthRoleGetRequest { role }), |answer| {
+                // By their keys; those of one key come in any order from a sort that is not stable.
+                answer.perm.sort_by(|one, other| (&one.key, &one.range_end).cmp(&(&other.key, &other.range_end)));
+            }),
             Call::RoleList => ask!(self, user, auth.role_list(pb::AuthRoleListRequest {})),
             Call::RoleDelete(role) => ask!(self, user, auth.role_delete(pb::AuthRoleDeleteRequest { role })),
             Call::RoleGrantPermission(name, kind, key, range_end) => {
@@ -261,6 +275,11 @@ impl Side {
             answer.ttl = answer.ttl.min(1);
             answer.keys.sort();
         })
+    }
+
+    /// Learns the current revision.
+    async fn look(&mut self, user: Option<usize>) {
+        ask!(self, user, kv.range(pb::RangeRequest { key: "c".into(), ..Default::default() }));
     }
 
     async fn lease_expire(&mut self, user: Option<usize>, id: i64) -> String {

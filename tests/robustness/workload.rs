@@ -34,7 +34,7 @@ use crate::checker::{Action, Operation, Value};
 
 /// A client gives up before the server does.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
-const WORKERS_PER_MEMBER: usize = 3;
+const WORKERS_PER_MEMBER: usize = 10;
 /// Keys in use at the same time, and how long: what one key goes through must stay small for the search.
 const KEYS: u64 = 5;
 const KEYS_CHANGE_EVERY: Duration = Duration::from_secs(2);
