@@ -302,14 +302,15 @@ impl Cursor {
         out: &mut Batches,
     ) -> Result<(), Fault> {
         let bytes = (out.bytes_max - out.bytes + SLACK_BYTES).max(READ_BYTES_MIN);
-        let mut window = match fragment.read(disk, self.position, bytes) {
+        let read = |position, bytes| match fragment.read(disk, position, bytes) {
             // Something further on cannot be read: perhaps what is wanted first can.
-            Err(error) if is_damage(&error) => fragment.read(disk, self.position, HEADER_BYTES)?,
-            window => window?,
+            Err(error) if is_damage(&error) => fragment.read(disk, position, HEADER_BYTES),
+            read => read,
         };
+        let mut window = read(self.position, bytes)?;
         loop {
             if window.len() < HEADER_BYTES {
-                window = fragment.read(disk, self.position, READ_BYTES_MIN)?;
+                window = read(self.position, READ_BYTES_MIN)?;
             }
             let header = match window.first_chunk() {
                 Some(bytes) => Header::parse(bytes).map_err(Fault::rubbish)?,

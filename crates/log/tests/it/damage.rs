@@ -12,10 +12,10 @@ use goulette_types::{Offset, Timestamp};
 
 use crate::support::*;
 
-const BATCHES: u64 = 24;
+pub(crate) const BATCHES: u64 = 24;
 
 /// A closed log of single records `0`, `1`, .. in some fragments, the last of them not sealed.
-fn closed() -> SimDisk {
+pub(crate) fn closed() -> SimDisk {
     let disk = SimDisk::from_seed(3);
     let (log, _) = open(disk.env(), small());
     let partition = log.create_partition(id(1, 0), &topic("t")).unwrap();
@@ -26,11 +26,11 @@ fn closed() -> SimDisk {
     disk.restart()
 }
 
-fn value(number: u64) -> String {
+pub(crate) fn value(number: u64) -> String {
     format!("{number} {}", "x".repeat((number as usize * 61) % 200))
 }
 
-fn files(disk: &SimDisk, extension: &str) -> Vec<(PathBuf, usize)> {
+pub(crate) fn files(disk: &SimDisk, extension: &str) -> Vec<(PathBuf, usize)> {
     let is_one = |path: &Path| path.extension().is_some_and(|found| found == extension);
     disk.files().into_iter().filter(|(path, _)| is_one(path)).map(|(path, bytes)| (path, bytes.len())).collect()
 }
@@ -41,7 +41,7 @@ fn flip(disk: &SimDisk, path: &Path, at: usize, bit: u32) {
 }
 
 /// Reads everything from `from` on, and what cannot be read.
-fn read_around(partition: &Partition, from: u64) -> (Vec<u64>, Vec<Range<u64>>) {
+pub(crate) fn read_around(partition: &Partition, from: u64) -> (Vec<u64>, Vec<Range<u64>>) {
     let (mut found, mut damaged, mut next) = (Vec::new(), Vec::new(), Offset(from));
     while next < partition.end() {
         match partition.read(next, Offset::MAX, 500) {
@@ -65,7 +65,7 @@ fn read_around(partition: &Partition, from: u64) -> (Vec<u64>, Vec<Range<u64>>) 
     (found, damaged)
 }
 
-fn listen(log: &Log) -> Arc<Mutex<Vec<QuarantinedRange>>> {
+pub(crate) fn listen(log: &Log) -> Arc<Mutex<Vec<QuarantinedRange>>> {
     let said = Arc::<Mutex<Vec<_>>>::default();
     let heard = said.clone();
     log.on_quarantine(Arc::new(move |range| heard.lock().unwrap().push(range.clone())));

@@ -11,6 +11,7 @@ mod append;
 mod crash;
 mod damage;
 mod direct;
+mod foreign;
 mod full;
 mod golden;
 mod inspect;
