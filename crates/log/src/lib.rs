@@ -39,6 +39,7 @@ mod retention;
 mod space;
 mod truncate;
 
+mod repair;
 mod replica;
 
 mod quarantine;
@@ -74,6 +75,7 @@ pub use partition::{EndListener, Partition};
 pub use producers::REMEMBERED_BATCHES;
 pub use quarantine::{QuarantineListener, QuarantinedRange};
 pub use recovery::RecoveryReport;
+pub use repair::RepairError;
 pub use retention::{Retention, RetentionEvent, RetentionListener};
 pub use scrub::{ScrubOptions, ScrubStats};
 pub use space::{SpaceEvent, SpaceListener, SpaceOptions, SpaceStats};

@@ -87,6 +87,11 @@ impl Quarantine {
         }
     }
 
+    /// A range is sound again.
+    pub(crate) fn forget(&self, partition: PartitionId, fragment: u32, range: &QuarantinedRange) {
+        self.retain(|key| *key != (partition, fragment, range.bytes.start));
+    }
+
     /// A partition's fragments up to this number are gone, and with them what was damaged in them.
     pub(crate) fn forget_fragments(&self, partition: &Partition, up_to: u32) {
         self.retain(|&(id, fragment, _)| id != partition.id() || fragment > up_to);

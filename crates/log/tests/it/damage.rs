@@ -283,3 +283,36 @@ fn passes_after_a_moment(log: &Log) -> u64 {
     }
     log.stats().scrub.passes
 }
+
+#[test]
+fn a_range_gets_back_what_stood_there_and_nothing_else() {
+    let sound = closed();
+    let (log, _) = open(sound.env(), small());
+    let original = log.partition(id(1, 0)).unwrap();
+    let disk = closed();
+    let (path, _) = files(&disk, "log")[0].clone();
+    flip(&disk, &path, 100, 3);
+    let (damaged_log, _) = open(disk.env(), small());
+    let partition = damaged_log.partition(id(1, 0)).unwrap();
+    let (_, damaged) = read_around(&partition, 0);
+    assert_eq!(damaged.len(), 1);
+    let range = damaged_log.quarantined()[0].clone();
+    let batches = |from: Offset, to: Offset| original.read(from, to, 1 << 20).unwrap();
+    let wrong = [
+        batches(range.offsets.start, Offset(range.offsets.end.0 + 1)),
+        batches(Offset(range.offsets.start.0 + 1), Offset(range.offsets.end.0 + 1)),
+        Vec::new(),
+    ];
+    for wrong in wrong {
+        assert!(matches!(partition.repair(&range, &wrong), Err(goulette_log::RepairError::Unfit { .. })));
+    }
+    partition.repair(&range, &batches(range.offsets.start, range.offsets.end)).unwrap();
+    assert!(damaged_log.quarantined().is_empty());
+    assert_eq!(read_around(&partition, 0), ((0..BATCHES).collect(), Vec::new()));
+    let again = partition.repair(&range, &batches(range.offsets.start, range.offsets.end));
+    assert!(matches!(again, Err(goulette_log::RepairError::Gone)));
+    // It is durable.
+    drop((damaged_log, partition));
+    let (log, _) = open(disk.crash(goulette_env::sim::Unsynced::None).env(), small());
+    assert_eq!(read_around(&log.partition(id(1, 0)).unwrap(), 0), ((0..BATCHES).collect(), Vec::new()));
+}
