@@ -1,7 +1,7 @@
 //! What a sentinel says of a partition, parsed once.
 
 use goulette_proto::{convert::partition_id, pb};
-use goulette_replication::{LeaderId, Member, PartitionState};
+use goulette_replication::{Doubt, LeaderId, Member, PartitionState};
 use goulette_types::{
     BrokerId, Incarnation, LeaderEpoch, NameError, PartitionEpoch, PartitionId, StorageId, TopicName,
 };
@@ -28,7 +28,8 @@ impl Assignment {
     pub(crate) fn parse(given: pb::Assignment, me: &Member, incarnation: Incarnation) -> Result<Self, String> {
         let partition = partition_id(&given.topic_id, given.partition)?;
         let topic: TopicName = given.topic.parse().map_err(|error| format!("{error}"))?;
-        if given.leader_epoch == 0 || given.leader_epoch > i32::MAX as u32 {
+        let led = given.role() != pb::Role::Waiting;
+        if (led && given.leader_epoch == 0) || given.leader_epoch > i32::MAX as u32 {
             return Err(format!("leader epoch {} of {topic}/{}", given.leader_epoch, partition.index));
         }
         if given.partitions <= partition.index.0 {
@@ -62,7 +63,11 @@ impl Assignment {
             min_wanted: None,
             unclean: Some(LeaderEpoch(given.unclean_epoch)).filter(|epoch| epoch.0 > 0),
             moving: None,
-            doubt: None,
+            doubt: given.in_doubt.then(|| Doubt {
+                leader_epoch: LeaderEpoch(given.doubt_leader_epoch),
+                partition_epoch: PartitionEpoch(given.doubt_partition_epoch),
+                reports: Vec::new(),
+            }),
         };
         let settings = TopicSettings::from_config(&given.config);
         Ok(Self { partition, topic, state, settings, partitions: given.partitions, addresses })

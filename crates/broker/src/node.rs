@@ -33,7 +33,7 @@ use crate::{
     partition::Partition,
     reads::DiskReads,
     registry::Registry,
-    replication::{Hub, hand_over, propose, tick},
+    replication::{Hub, hand_over, propose, repair, tick},
     sentinel_link::{SentinelLink, endpoint},
     server,
     watched::Watched,
@@ -52,7 +52,7 @@ pub struct Broker {
     address: SocketAddr,
     server: JoinHandle<()>,
     link: JoinHandle<()>,
-    background: [JoinHandle<()>; 2],
+    background: [JoinHandle<()>; 3],
     admin: Option<AdminServer>,
 }
 
@@ -112,7 +112,16 @@ impl Broker {
         let server = tokio::spawn(server::serve(Arc::clone(&node), listener));
         let (settled, first_attempt) = oneshot::channel();
         let link = SentinelLink::new(Arc::clone(&node), sentinels, settled);
-        let background = [tokio::spawn(tick(Arc::clone(&node))), tokio::spawn(propose(Arc::clone(&node)))];
+        let background = [
+            tokio::spawn(tick(Arc::clone(&node))),
+            tokio::spawn(propose(Arc::clone(&node))),
+            tokio::spawn(repair(Arc::clone(&node))),
+        ];
+        let damaged = Arc::clone(&node.hub);
+        node.log.on_quarantine(Arc::new(move |range| {
+            say_of_damage(range);
+            damaged.note_damage();
+        }));
         let broker = Broker { background, link: tokio::spawn(link.run()), node, address, server, admin };
         info!("broker {} listens on {address}", broker.node.options.id);
 

@@ -236,6 +236,7 @@ impl SentinelLink {
         loop {
             let may_read = !self.applier.is_full();
             tokio::select! {
+                () = self.node.hub.wants_registration() => return End::Forgotten,
                 () = self.stop.stopping() => {
                     // While the stream is open still: its end alone looks like a crash.
                     self.unregister(client).await;
@@ -326,17 +327,8 @@ pub(crate) fn registration(node: &Node) -> pb::RegisterBrokerRequest {
         cluster_id: identity.cluster.map(|id| id.to_bytes().to_vec()).unwrap_or_default().into(),
         protocol_version: PROTOCOL_VERSION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        held: held
-            .iter()
-            .map(|partition| pb::Held {
-                topic_id: partition.id().topic.to_bytes().to_vec().into(),
-                topic: partition.topic().to_string(),
-                partition: partition.id().index.0,
-                leader_epoch: partition.log().last_epoch().0,
-                end: partition.log().end().0,
-                ..Default::default()
-            })
-            .collect(),
+        replicates: true,
+        held: held.iter().map(|partition| partition.held()).collect(),
         producer_id_max: held
             .iter()
             .filter_map(|partition| partition.log().highest_producer())

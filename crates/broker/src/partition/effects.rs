@@ -99,7 +99,10 @@ impl Partition {
                     self.hub.fail(StopReason::LostData(self.to_string()));
                 }
             }
-            Effect::ReportWanted => warn!("the sentinel doubts the in-sync replicas of {self}"),
+            Effect::ReportWanted => {
+                warn!("the sentinel doubts the in-sync replicas of {self}: registers anew, and says what it holds");
+                self.hub.register_anew();
+            }
             Effect::Stale { given, seen } => {
                 warn!(
                     "refuses a role in {self} in leader epoch {given}: its log, or this broker, has seen epoch {seen}"

@@ -21,7 +21,7 @@ use goulette_proto::pb;
 use goulette_records::Batch;
 use goulette_replication::{
     BatchFacts, Effect, EpochStart, Epochs, FollowError, LogView, Outcome, PartitionState, ProduceRefusal, Replica,
-    Role, Stream, ToFollower, ToLeader, Waiters,
+    Report, Role, Stream, ToFollower, ToLeader, Waiters,
 };
 use goulette_types::{Acks, BrokerId, GroupName, LeaderEpoch, Offset, PartitionId, TopicName};
 use tokio::{
@@ -201,10 +201,52 @@ impl Partition {
         self.resign();
     }
 
+    /// What a sentinel is told of it at registration: with it the answer to a doubt, if there is one.
+    pub(crate) fn held(&self) -> pb::Held {
+        self.act(|core, _, effects| {
+            let report = core.replica.report(effects);
+            let (leader_epoch, partition_epoch) = core.replica.seen();
+            let (mut held, log) = (self.named(), core.replica.log());
+            (held.leader_epoch, held.partition_epoch) = (leader_epoch.0, partition_epoch.0);
+            (held.log_epoch, held.end) = (log.epochs.last().0, log.durable.0);
+            match report {
+                Report::Ready(reported) => {
+                    held.reported = true;
+                    (held.doubt_leader_epoch, held.doubt_partition_epoch) =
+                        (reported.answers.0.0, reported.answers.1.0);
+                }
+                // It is asked for again.
+                Report::NotSettled => self.hub.register_anew(),
+                Report::NotWanted => {}
+            }
+            held
+        })
+    }
+
+    fn named(&self) -> pb::Held {
+        pb::Held {
+            topic_id: self.id().topic.to_bytes().to_vec().into(),
+            topic: self.topic().to_string(),
+            partition: self.id().index.0,
+            ..Default::default()
+        }
+    }
+
     /// Whether another in-sync replica could lead it instead.
     pub(crate) fn has_successor(&self) -> bool {
         let core = lock(&self.core);
         core.replica.leader().is_some_and(|leader| leader.state().isr.len() > 1)
+    }
+
+    /// Others that may have what this one has lost: the leader, or the followers that are in sync.
+    pub(crate) fn peers(&self) -> Vec<BrokerId> {
+        let core = lock(&self.core);
+        let Some(state) = core.replica.state() else { return Vec::new() };
+        let leader = state.leader.iter().map(|leader| &leader.broker);
+        let all = leader.chain(state.isr.iter().map(|member| &member.broker));
+        let mut peers: Vec<BrokerId> = all.filter(|broker| **broker != self.hub.member().broker).cloned().collect();
+        peers.dedup();
+        peers
     }
 
     /// Time has passed.

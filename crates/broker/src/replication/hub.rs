@@ -13,7 +13,10 @@ use goulette_env::Clock;
 use goulette_proto::pb::sentinel_client::SentinelClient;
 use goulette_replication::{Member, ReplicaOptions, Stream, ToFollower, ToLeader, controller::Proposal};
 use goulette_types::{BrokerId, Incarnation, PartitionId};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
 use tonic::transport::Channel;
 
 use super::{
@@ -58,6 +61,10 @@ pub(crate) struct Hub {
     pub(super) proposals: Outbox<(Arc<Partition>, Proposal)>,
     sentinel: watch::Sender<SentinelAt>,
     handing_over: AtomicBool,
+    /// Something was quarantined.
+    damage: Notify,
+    /// The sentinel wants to hear what is held here.
+    registering: Notify,
 }
 
 impl Hub {
@@ -83,6 +90,8 @@ impl Hub {
             proposals: Outbox::new(),
             sentinel: watch::Sender::new(None),
             handing_over: AtomicBool::new(false),
+            damage: Notify::new(),
+            registering: Notify::new(),
         })
     }
 
@@ -145,6 +154,16 @@ impl Hub {
     /// A number for a stream; no two of this process share one.
     pub(super) fn number_stream(&self) -> Stream {
         Stream(self.next_stream.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Something was quarantined: it may be had from another replica.
+    pub(crate) fn note_damage(&self) {
+        self.damage.notify_one();
+    }
+
+    /// Waits until something is quarantined.
+    pub(super) async fn damaged(&self) {
+        self.damage.notified().await;
     }
 
     // The follower's side.
@@ -214,6 +233,16 @@ impl Hub {
     /// The sentinel at which the broker is registered now; none while it is at none.
     pub(crate) fn set_sentinel(&self, sentinel: SentinelAt) {
         self.sentinel.send_replace(sentinel);
+    }
+
+    /// The sentinel wants to hear what is held here.
+    pub(crate) fn register_anew(&self) {
+        self.registering.notify_one();
+    }
+
+    /// Waits until the broker is to register anew.
+    pub(crate) async fn wants_registration(&self) {
+        self.registering.notified().await;
     }
 
     pub(super) fn sentinel(&self) -> watch::Receiver<SentinelAt> {

@@ -2,7 +2,7 @@
 //!
 //! [`Hub`] is the place where a partition's orders become messages: `pull` holds a follower's two streams to each leader,
 //! `push` the leader's ends of them, `propose` takes changes of in-sync replicas to the sentinels, `hand_over` gives
-//! leaderships away before a planned stop. Nothing here decides anything about a partition.
+//! leaderships away before a planned stop, `repair` fetches what the disk has damaged. Nothing here decides anything about a partition.
 
 mod feed;
 mod hand_over;
@@ -11,6 +11,7 @@ mod outbox;
 mod propose;
 mod pull;
 mod push;
+mod repair;
 mod wire;
 
 pub(crate) use feed::Feed;
@@ -18,6 +19,7 @@ pub(crate) use hand_over::hand_over;
 pub(crate) use hub::{Hub, PeerAddress};
 pub(crate) use propose::propose;
 pub(crate) use push::push;
+pub(crate) use repair::repair;
 
 use std::{sync::Arc, time::Duration};
 

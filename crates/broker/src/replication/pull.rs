@@ -45,8 +45,6 @@ const LOG_PAUSE: Duration = Duration::from_millis(5);
 const CREDIT_BYTES: u64 = 16 << 20;
 /// Credit is given back in pieces of at least so much.
 const CREDIT_STEP: u64 = 1 << 20;
-/// The largest batch that a log takes, and what a frame has besides.
-const MESSAGE_BYTES_MAX: usize = (1 << 30) + (2 << 20);
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
@@ -198,7 +196,7 @@ async fn open(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .tcp_nodelay(true);
     let channel = endpoint.connect().await.map_err(|error| (ErrorKind::Unavailable, error.to_string()))?;
-    let mut client = ReplicationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut client = ReplicationClient::new(channel).max_decoding_message_size(wire::MESSAGE_BYTES_MAX);
     let response = client.replicate(ReceiverStream::new(outbound)).await;
     let refused = |status: tonic::Status| (goulette_proto::status::kind_of(&status), status.message().to_owned());
     let mut inbound = response.map_err(refused)?.into_inner();

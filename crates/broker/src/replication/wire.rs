@@ -6,6 +6,9 @@ use goulette_records::{Batch, BatchError, Limits};
 use goulette_replication::{LogEnd, Refused};
 use goulette_types::{LeaderEpoch, Offset};
 
+/// The largest batch that a log takes, and what a frame has besides.
+pub(super) const MESSAGE_BYTES_MAX: usize = (1 << 30) + (2 << 20);
+
 pub(super) fn epoch_end(end: LogEnd) -> pb::EpochEnd {
     pb::EpochEnd { epoch: end.epoch.0, end: end.end.0 }
 }

@@ -358,3 +358,46 @@ async fn a_follower_answers_nobody_but_its_leader() {
     assert_eq!(kind(&refused), ErrorKind::NotLeader);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_disk_has_damaged_comes_back_from_another_replica() {
+    let mut cluster = Cluster::start(2, 1).await;
+    cluster.lead(0, &[0, 1]).await;
+    let mut producer = Producer::open(&mut cluster.client(0).await).await;
+    for number in 0..20 {
+        producer.store(partition(), &batch([&format!("v{number}")[..]])).await;
+    }
+    let expected = cluster.values(0, 20).await;
+    cluster.members[1].sentinel.forget();
+    cluster.members[1].broker.take().unwrap().stop().await.unwrap();
+    let folder = cluster.members[1].dir.path().join("topics");
+    let files: Vec<_> =
+        files_below(&folder).into_iter().filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&files[0], bytes).unwrap();
+
+    cluster.start_one(1, |_| {}).await;
+    cluster.lead(1, &[0, 1]).await;
+    let read = async {
+        loop {
+            let mut reader = Reader::from(&mut cluster.client(1).await, partition(), 0).await;
+            let (mut read, mut damaged) = (Vec::new(), false);
+            while read.len() < 20 && !damaged {
+                let frame = reader.frame().await;
+                damaged = frame.error.is_some();
+                read.extend(crate::harness::values(&frame.batches));
+            }
+            if !damaged {
+                return read;
+            }
+        }
+    };
+    assert_eq!(soon(read).await, expected);
+    cluster.stop().await;
+}
+
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
