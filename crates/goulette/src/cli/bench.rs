@@ -22,6 +22,12 @@ pub(crate) enum BenchCommand {
     /// Every append is synced before it counts. Beside each load stands what the disk itself did just before and just after
     /// with writes of 1 MiB into a preallocated, once-written file, each followed by a sync.
     Storage(StorageFlags),
+    /// Kill leaders, and stop them: how long nothing is acknowledged
+    ///
+    /// Starts a sentinel and three brokers of its own on this machine, with default settings, and a producer with acks=all.
+    /// Measured are the times from `kill -9` of the leader to the ack of the first record sent after it, and the longest
+    /// pause between two acks while a leader is stopped with SIGTERM.
+    Failover(FailoverFlags),
 }
 
 #[derive(Args, Debug)]
@@ -100,6 +106,25 @@ pub(crate) struct DiskFlags {
     /// Size of the preallocated file, and the most that a growing one reaches, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range((1 << 20)..=(1 << 36)))]
     pub(crate) file_bytes: u64,
+
+    /// How to print: a table, or JSON for programs
+    #[arg(long, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FailoverFlags {
+    /// Folder for the brokers' data; what is made there is removed afterwards
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(crate) dir: PathBuf,
+
+    /// How often the leader is killed
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) kills: u32,
+
+    /// How often the leader is stopped
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) stops: u32,
 
     /// How to print: a table, or JSON for programs
     #[arg(long, default_value = "text")]

@@ -19,7 +19,9 @@ mod values;
 use clap::{Parser, Subcommand};
 
 pub(crate) use admin::{AddressFlags, LogLevelFlags};
-pub(crate) use bench::{BenchCommand, ConsumeFlags, DiskFlags, ProduceFlags, StorageFlags, StorageLoads};
+pub(crate) use bench::{
+    BenchCommand, ConsumeFlags, DiskFlags, FailoverFlags, ProduceFlags, StorageFlags, StorageLoads,
+};
 pub(crate) use broker::BrokerFlags;
 pub(crate) use client::{ClientFlags, Mode, Place, PrintField};
 pub(crate) use cluster::{AdoptFlags, ClusterCommand, ExportFlags, ImportFlags, OplogFlags, StatusFlags};

@@ -119,7 +119,8 @@ fn describe_text(described: &TopicDescription, bounds: &[Result<PartitionOffsets
     for (key, value) in config_of(topic) {
         text += &format!("config    {key}={value}\n");
     }
-    let mut table = Table::new(&["partition", "leader", "address", "epoch", "replicas", "start", "committed", "note"]);
+    let mut table =
+        Table::new(&["partition", "leader", "address", "epoch", "replicas", "in sync", "start", "committed", "note"]);
     for (partition, bounds) in topic.partitions.iter().zip(bounds) {
         let (start, committed, note) = match bounds {
             Ok(bounds) => (bounds.start.to_string(), bounds.committed.to_string(), String::new()),
@@ -131,6 +132,7 @@ fn describe_text(described: &TopicDescription, bounds: &[Result<PartitionOffsets
             described.brokers.get(&partition.leader).cloned().unwrap_or_default(),
             partition.leader_epoch.to_string(),
             partition.replicas.join(","),
+            partition.isr.join(","),
             start,
             committed,
             note,
@@ -166,6 +168,9 @@ pub(super) fn topic_json(topic: &pb::Topic) -> Value {
             "leader_epoch": partition.leader_epoch,
             "partition_epoch": partition.partition_epoch,
             "replicas": partition.replicas,
+            "isr": partition.isr,
+            "eligible": partition.eligible,
+            "min_insync_replicas": partition.min_insync_replicas,
             "offline": partition.offline,
         })
     };

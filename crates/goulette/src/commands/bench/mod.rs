@@ -2,6 +2,7 @@
 
 mod consume;
 mod disk;
+mod failover;
 mod produce;
 mod storage;
 mod values;
@@ -19,6 +20,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<(), Failure> {
         // Blocks this thread, and nothing else runs.
         BenchCommand::Disk(flags) => disk::run(&flags),
         BenchCommand::Storage(flags) => storage::run(&flags),
+        BenchCommand::Failover(flags) => failover::run(flags).await,
     }
 }
 
