@@ -182,6 +182,10 @@ test-modes: build ## the integration suite in all three modes, external against 
 test-quickstart: ## every command of the first README, in a fresh clone, each with its effect checked
 	@scripts/test-quickstart.sh
 
+test-chaos: build ## three brokers killed, stopped, cut off, wiped, 20 times each, under load (needs root; else exits 77; SCENARIO, CYCLES, SEED)
+	@GOULETTE_BIN=$(CURDIR)/bin/goulette SCENARIO="$(SCENARIO)" CYCLES=$(or $(CYCLES),20) SEED=$(or $(SEED),42) \
+		$(CARGO) test --locked -p goulette --test chaos
+
 test-python: build ## publish and pull from Python, by grpcio
 	@scripts/test-python.sh
 

@@ -14,5 +14,6 @@ mod crashes;
 mod groups;
 mod lines;
 mod offline;
+mod replication;
 mod round_trip;
 mod signals;

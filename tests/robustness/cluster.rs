@@ -9,6 +9,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::network::Network;
+
 pub(crate) const MEMBERS: usize = 3;
 
 pub(crate) struct Cluster {
@@ -18,63 +20,10 @@ pub(crate) struct Cluster {
     members: Vec<Option<Child>>,
 }
 
-/// The namespaces; removed when dropped.
-struct Network {
-    name: String,
-    prefix: String,
-}
-
-fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-    }
-}
-
-impl Network {
-    fn make() -> Result<Self, String> {
-        let number = std::process::id() % 250;
-        let network = Self { name: format!("glt{number}"), prefix: format!("10.233.{number}.") };
-        let Self { name, prefix } = &network;
-        ip(&format!("link add {name} type bridge"))?;
-        ip(&format!("addr add {prefix}254/24 dev {name}"))?;
-        ip(&format!("link set {name} up"))?;
-        for member in 0..MEMBERS {
-            let space = network.space(member);
-            ip(&format!("netns add {space}"))?;
-            ip(&format!("link add {name}v{member} type veth peer name eth0 netns {space}"))?;
-            ip(&format!("link set {name}v{member} master {name} up"))?;
-            ip(&format!("-n {space} addr add {}/24 dev eth0", network.address(member)))?;
-            ip(&format!("-n {space} link set eth0 up"))?;
-            ip(&format!("-n {space} link set lo up"))?;
-        }
-        Ok(network)
-    }
-
-    fn space(&self, member: usize) -> String {
-        format!("{}n{member}", self.name)
-    }
-
-    fn address(&self, member: usize) -> String {
-        format!("{}{}", self.prefix, member + 1)
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for member in 0..MEMBERS {
-            let _ = ip(&format!("netns del {}", self.space(member)));
-        }
-        let _ = ip(&format!("link del {}", self.name));
-    }
-}
-
 impl Cluster {
     /// Makes the network; nothing runs yet. What is missing, where that cannot be.
     pub(crate) fn prepare(server: Vec<String>) -> Result<Self, String> {
-        let network = Network::make()?;
+        let network = Network::make(MEMBERS)?;
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         Ok(Self { dir, server, network, members: (0..MEMBERS).map(|_| None).collect() })
     }
@@ -140,23 +89,17 @@ impl Cluster {
 
     /// What `from` sends to `to` is lost from now on; the other way is open.
     pub(crate) fn cut(&self, from: usize, to: usize) {
-        let (space, address) = (self.network.space(from), self.network.address(to));
-        ip(&format!("-n {space} route add blackhole {address}/32")).unwrap();
+        self.network.cut(from, to);
     }
 
     pub(crate) fn cut_both(&self, a: usize, b: usize) {
-        self.cut(a, b);
-        self.cut(b, a);
+        self.network.cut(a, b);
+        self.network.cut(b, a);
     }
 
     /// All ways are open again.
     pub(crate) fn heal(&self) {
-        for from in 0..MEMBERS {
-            for to in (0..MEMBERS).filter(|to| *to != from) {
-                let (space, address) = (self.network.space(from), self.network.address(to));
-                let _ = ip(&format!("-n {space} route del blackhole {address}/32"));
-            }
-        }
+        self.network.heal();
     }
 
     /// Keeps folders and logs for whoever looks into a failure.

@@ -12,6 +12,7 @@
 mod checker;
 mod cluster;
 mod judge;
+mod network;
 mod workload;
 
 use std::{
