@@ -27,9 +27,6 @@ use crate::{
 
 /// Bytes written before the kernel is asked to begin writing them out, so that the checkpoint's sync finds little left.
 const WRITEBACK_BYTES: u32 = 4 << 20;
-/// Reserved room ends at multiples of this, and so do recycled files. A file of another length has been written to its
-/// end by the flusher, and by nobody else.
-pub(crate) const RESERVED_ALIGN: u64 = 4096;
 /// Bytes read at once while headers are scanned.
 const SCAN_BYTES: usize = 256 << 10;
 
@@ -233,7 +230,7 @@ impl Fragment {
                 *reserved = file.len()?;
             }
             if *reserved < end {
-                let goal = end.next_multiple_of(step.max(1).into()).next_multiple_of(RESERVED_ALIGN);
+                let goal = end.next_multiple_of(step.max(1).into());
                 file.allocate(*reserved, goal - *reserved)?;
                 *reserved = goal;
             }

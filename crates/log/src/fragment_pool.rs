@@ -19,7 +19,7 @@ use goulette_env::{Disk, OpenMode};
 
 use crate::{
     error::{FlushError, is_full},
-    fragment::{Fragment, RESERVED_ALIGN},
+    fragment::Fragment,
     lock,
 };
 
@@ -96,7 +96,7 @@ impl FragmentPool {
             let alone = Arc::get_mut(&mut fragment).is_some();
             let place = (alone && bytes >= bytes_min).then(|| self.place(bytes)).flatten();
             let moved =
-                place.map(|place| make_reserved(disk, &path).and_then(|()| disk.rename(&path, &place)).map(|()| place));
+                place.map(|place| drop_cached(disk, &path).and_then(|()| disk.rename(&path, &place)).map(|()| place));
             match moved {
                 Some(Ok(place)) => taken.push((place, bytes)),
                 Some(Err(error)) => {
@@ -166,19 +166,10 @@ impl FragmentPool {
     }
 }
 
-/// Gives a file the length of reserved room, durably: of what stands in it nothing counts any more.
-///
-/// Its cached pages go too. They would be in the way of what is written next: where many are kept as one, a write in the
-/// midst of them makes all of them dirty.
-fn make_reserved(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    let file = disk.open(path, OpenMode::Write)?;
-    let length = file.len()?;
-    if !length.is_multiple_of(RESERVED_ALIGN) {
-        file.set_len(length.next_multiple_of(RESERVED_ALIGN))?;
-        // Should it fail for want of space, it is a failed sync all the same.
-        file.sync_data().map_err(io::Error::other)?;
-    }
-    file.drop_cache(0, 0)
+/// Lets a file's cached pages go. They would be in the way of what is written next: where many are kept as one, a write in
+/// the midst of them makes all of them dirty.
+fn drop_cached(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    disk.open(path, OpenMode::Write)?.drop_cache(0, 0)
 }
 
 fn number_of(path: &Path) -> Option<u64> {

@@ -11,8 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use goulette_env::{Disk, DiskFile, Env, OpenMode};
-use goulette_records::{Batch, HEADER_BYTES, Header, Limits};
+use goulette_env::{Disk, Env, OpenMode};
+use goulette_records::{Batch, Header, Limits};
 use goulette_types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 use goulette_wal::{RecoverError, RecoveredEntry, Recovery, VisitError, Wal, WalOptions, WalPosition};
 
@@ -58,7 +58,7 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
     let checkpoint = read_checkpoint(engine, &mut report)?;
     let (position, wal) = (checkpoint.position, checkpoint.wal);
     engine.set_checkpointed(position);
-    let longer = restore(engine, checkpoint, &mut report)?;
+    restore(engine, checkpoint, &mut report)?;
     let mut replay = Replay {
         engine,
         wal,
@@ -70,7 +70,6 @@ pub(crate) fn recover(engine: &Arc<Engine>) -> Result<(Recovery, RecoveryReport)
         refused: None,
     };
     let recovery = replay_wal(&mut replay, position)?;
-    replay.check_ends(&longer)?;
     let touched = replay.finish()?;
     report.torn = recovery.torn.is_some();
     if let Some(corruption) = &recovery.lost {
@@ -142,14 +141,7 @@ fn not_writable(engine: &Engine, error: &FlushError) -> OpenError {
 
 /// Adds the checkpoint's partitions, and looks whether each one's last fragment still has its bytes. Older fragments
 /// were whole when they were sealed; reading checks them.
-///
-/// Returns the fragments whose file is longer than the checkpoint says: the WAL is to tell of the rest.
-fn restore(
-    engine: &Arc<Engine>,
-    checkpoint: Checkpoint,
-    report: &mut RecoveryReport,
-) -> Result<Vec<(PartitionId, u32)>, OpenError> {
-    let mut longer = Vec::new();
+fn restore(engine: &Arc<Engine>, checkpoint: Checkpoint, report: &mut RecoveryReport) -> Result<(), OpenError> {
     let topics = engine.topics_dir();
     let exists = engine.env.disk.exists(&topics);
     if !exists.map_err(|source| OpenError::Io { doing: "find", path: topics.clone(), source })? {
@@ -188,14 +180,10 @@ fn restore(
                 let lost = format!("{} has {length} bytes instead of {}", path.display(), last.length);
                 report.lost.get_or_insert(lost);
             }
-            // Whole blocks are room that was reserved, in which anything may stand.
-            if length > u64::from(last.length) && !length.is_multiple_of(fragment::RESERVED_ALIGN) {
-                longer.push((id, last.number));
-            }
         }
         engine.add(Arc::new(partition));
     }
-    Ok(longer)
+    Ok(())
 }
 
 /// Replays the WAL from the checkpoint's position. A WAL that ends before it has lost what was acknowledged: it is set
@@ -555,32 +543,6 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The flusher writes nothing but what the WAL has. So a batch that stands in a fragment right behind all that
-    /// checkpoint and WAL tell of was in a part of the WAL that is gone.
-    fn check_ends(&mut self, longer: &[(PartitionId, u32)]) -> Result<(), OpenError> {
-        for &(id, number) in longer {
-            let Some(partition) = self.engine.partition(id) else { continue };
-            let (active, next, epoch) = {
-                let state = lock(partition.state());
-                (state.active, state.next, state.epochs.last())
-            };
-            let Some(active) = active.filter(|active| active.number == number) else { continue };
-            let path = partition.dir().join(fragment::file_name(active.number, active.base));
-            let found = self.engine.env.disk.open(&path, OpenMode::Read).and_then(|file| {
-                // What a process that died had written and not synced proves as much.
-                batch_at(&*file, active.length.into())
-            });
-            let found = found.map_err(|source| OpenError::Io { doing: "read", path: path.clone(), source })?;
-            if found.is_some_and(|batch| batch.base_offset() == next && batch.leader_epoch() >= epoch) {
-                let (path, position) = (path.display(), active.length);
-                self.lose(format!(
-                    "{path} has a batch at byte {position} of which the WAL knows nothing: its end is gone"
-                ));
-            }
-        }
-        Ok(())
-    }
-
     fn lose(&mut self, reason: String) {
         self.report.lost.get_or_insert(reason);
     }
@@ -595,23 +557,6 @@ impl Replay<'_> {
         }
         Ok(self.touched.iter().filter_map(|&id| self.engine.partition(id)).collect())
     }
-}
-
-/// The batch that stands at a position, if a sound one does.
-fn batch_at(file: &dyn DiskFile, position: u64) -> io::Result<Option<Batch>> {
-    let left = file.len()?.saturating_sub(position);
-    let mut header = [0; HEADER_BYTES];
-    if left < HEADER_BYTES as u64 {
-        return Ok(None);
-    }
-    file.read_exact_at(&mut header, position)?;
-    let Some(bytes) = Header::parse(&header).ok().map(|header| header.encoded_bytes()) else { return Ok(None) };
-    if bytes as u64 > left {
-        return Ok(None);
-    }
-    let mut batch = vec![0; bytes];
-    file.read_exact_at(&mut batch, position)?;
-    Ok(Batch::from_bytes(batch.into(), &Limits::WIDEST).ok())
 }
 
 /// Writes what was replayed of a partition to its fragments. On a full disk it stays in memory: that is no more than what

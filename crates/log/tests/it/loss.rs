@@ -163,37 +163,6 @@ fn without_its_newest_wal_segment_a_log_is_refused_by_name() {
     assert!(refused.contains(newest.to_str().unwrap()), "{refused}");
 }
 
-#[test]
-fn a_wal_that_lost_what_a_fragment_has_is_noticed() {
-    let disk = SimDisk::from_seed(1);
-    let options = || LogOptions { roll: roll(1 << 20), ..small() };
-    let (log, storage) = start(&disk, options());
-    log.checkpoint().unwrap();
-    let partition = log.partition(id(1, 0)).unwrap();
-    let checkpointed = wal_files(&disk).len();
-    for number in 0..30 {
-        append(&partition, batch(&[format!("{number} {}", "x".repeat(700))])).unwrap();
-    }
-    log.flush().unwrap();
-    drop(log);
-    let mut disk = disk.restart();
-    let files = wal_files(&disk);
-    assert!(files.len() > checkpointed + 1, "{files:?}");
-    for path in &files[checkpointed..] {
-        disk.remove_file(path).unwrap();
-    }
-    let (log, report, renewed) = reopen(&mut disk, options());
-    assert!(report.lost.as_ref().is_some_and(|lost| lost.contains("its end is gone")), "{report:?}");
-    assert_ne!(storage, renewed);
-    let partition = log.partition(id(1, 0)).unwrap();
-    let left = values(&partition).len();
-    append(&partition, batch(&["again"])).unwrap();
-    log.close().unwrap();
-    let (log, report) = open(disk.env(), options());
-    assert_eq!(report.lost, None);
-    assert_eq!(values(&log.partition(id(1, 0)).unwrap()).len(), left + 1);
-}
-
 fn fragment_path(disk: &SimDisk) -> std::path::PathBuf {
     disk.files().into_keys().find(|path| path.extension().is_some_and(|extension| extension == "log")).unwrap()
 }
