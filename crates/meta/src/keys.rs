@@ -9,6 +9,7 @@
 //! | `/goulette/deleted/<topic id>` | [`DeletedRecord`]: that the topic was deleted, on purpose |
 //! | `/goulette/operations/<20 digits>` | [`OperationRecord`]: who changed what |
 //! | `/goulette/increment/<name>` | [`CounterRecord`]: the next number |
+//! | `/goulette/ring` | [`RingRecord`]: the hash ring as of one operation |
 //! | `/goulette/sentinels/<id>` | [`SentinelRecord`]: a sentinel that runs |
 //! | `/goulette/sentinel/leader` | [`SentinelRecord`]: the one that leads |
 //!
@@ -25,6 +26,7 @@ pub use counter::{Counter, CounterRecord};
 pub use deleted::DeletedRecord;
 pub use operation::{Operation, OperationId, OperationRecord};
 pub use partition::{InDoubt, InSync, Leader, Moving, PartitionRecord, ReportedEnd};
+pub use ring::{RingMember, RingRecord};
 pub use sentinel::SentinelRecord;
 pub use topic::TopicRecord;
 
@@ -35,6 +37,7 @@ mod counter;
 mod deleted;
 mod operation;
 mod partition;
+mod ring;
 mod sentinel;
 mod topic;
 
@@ -61,6 +64,8 @@ pub enum Key {
     Operation(OperationId),
     /// A counter.
     Counter(Counter),
+    /// The hash ring.
+    Ring,
     /// A sentinel that runs.
     Sentinel(SentinelId),
     /// The sentinel that leads.
@@ -78,6 +83,7 @@ impl Key {
             Key::Deleted(id) => format!("{}/{id}", deleted::FOLDER),
             Key::Operation(id) => format!("{}/{id}", operation::FOLDER),
             Key::Counter(counter) => format!("{}/{counter}", counter::FOLDER),
+            Key::Ring => ring::NAME.to_owned(),
             Key::Sentinel(id) => format!("{}/{id}", sentinel::FOLDER),
             Key::LeadingSentinel => sentinel::LEADER.to_owned(),
         };
@@ -89,6 +95,9 @@ impl Key {
         let path = path.strip_prefix(PREFIX)?;
         if path == cluster::NAME {
             return Some(Key::Cluster);
+        }
+        if path == ring::NAME {
+            return Some(Key::Ring);
         }
         if path == sentinel::LEADER {
             return Some(Key::LeadingSentinel);
@@ -118,6 +127,7 @@ pub enum Entry {
     Deleted(TopicId, DeletedRecord),
     Operation(OperationId, OperationRecord),
     Counter(Counter, CounterRecord),
+    Ring(RingRecord),
     Sentinel(SentinelId, SentinelRecord),
     LeadingSentinel(SentinelRecord),
 }
@@ -137,6 +147,7 @@ impl Entry {
             Key::Deleted(id) => Entry::Deleted(id, decode(path, value)?),
             Key::Operation(id) => Entry::Operation(id, decode(path, value)?),
             Key::Counter(counter) => Entry::Counter(counter, decode(path, value)?),
+            Key::Ring => Entry::Ring(decode(path, value)?),
             Key::Sentinel(id) => Entry::Sentinel(id, decode(path, value)?),
             Key::LeadingSentinel => Entry::LeadingSentinel(decode(path, value)?),
         }))
@@ -152,6 +163,7 @@ impl Entry {
             Entry::Deleted(id, _) => Key::Deleted(*id),
             Entry::Operation(id, _) => Key::Operation(*id),
             Entry::Counter(counter, _) => Key::Counter(*counter),
+            Entry::Ring(_) => Key::Ring,
             Entry::Sentinel(id, _) => Key::Sentinel(id.clone()),
             Entry::LeadingSentinel(_) => Key::LeadingSentinel,
         }
@@ -167,6 +179,7 @@ impl Entry {
             Entry::Deleted(_, record) => encode(record),
             Entry::Operation(_, record) => encode(record),
             Entry::Counter(_, record) => encode(record),
+            Entry::Ring(record) => encode(record),
             Entry::Sentinel(_, record) | Entry::LeadingSentinel(record) => encode(record),
         }
     }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use goulette_meta::{
     Change, Entry, Key, KeyError, Snapshot,
     keys::{
-        BrokerRecord, BrokerState, ClusterRecord, Counter, CounterRecord, PartitionRecord, SentinelRecord, TopicRecord,
+        BrokerRecord, BrokerState, ClusterRecord, Counter, CounterRecord, PartitionRecord, RingMember, SentinelRecord,
+        TopicRecord,
     },
 };
 use goulette_replication::controller::LiveBroker;
@@ -196,7 +197,7 @@ impl Catalog {
                 self.sentinels.insert(id, At { revision, record });
             }
             Entry::LeadingSentinel(record) => self.leading = Some(At { revision, record }),
-            Entry::Operation(..) => {}
+            Entry::Operation(..) | Entry::Ring(_) => {}
         }
     }
 
@@ -227,7 +228,7 @@ impl Catalog {
                 self.sentinels.remove(id);
             }
             Key::LeadingSentinel => self.leading = None,
-            Key::Operation(_) => {}
+            Key::Operation(_) | Key::Ring => {}
         }
     }
 
@@ -319,6 +320,12 @@ impl Catalog {
         let open = self.brokers().filter(|(_, record)| record.state == BrokerState::Live && record.leaving.is_none());
         let member = |record: &BrokerRecord| Member { weight: record.weight, rack: record.rack.clone() };
         Ring::new(open.map(|(id, record)| (id.clone(), member(record))).collect())
+    }
+
+    /// Everybody who is on the ring, live or not.
+    pub(crate) fn ring_members(&self) -> BTreeMap<BrokerId, RingMember> {
+        let member = |record: &BrokerRecord| RingMember { weight: record.weight, rack: record.rack.clone() };
+        self.brokers().map(|(id, record)| (id.clone(), member(record))).collect()
     }
 
     /// Live brokers, each with the number of partitions that it is to hold.

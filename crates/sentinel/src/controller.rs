@@ -32,6 +32,7 @@ use crate::{
         producer::Init,
         topic::{Alteration, NewTopic},
     },
+    replay,
     state::{Role, State},
 };
 use request::Request;
@@ -104,6 +105,9 @@ impl Controller {
     ) -> Result<(Self, ControllerHandle, Arc<State>), StartError> {
         let snapshot = store.range(keys::PREFIX).await?;
         let state = Arc::new(State::new(Catalog::load(&snapshot)?));
+        for problem in replay::check(&snapshot) {
+            warn!("the operation log does not agree with the metadata, which counts: {problem}");
+        }
         let (handle, requests) = ControllerHandle::new();
         let feed = match standing {
             Standing::Sole => None,

@@ -25,6 +25,7 @@ mod partition_state;
 mod placement;
 mod plan;
 mod probe;
+mod replay;
 mod service;
 mod state;
 mod topic_config;

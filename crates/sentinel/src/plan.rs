@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use goulette_meta::{
     Change, Entry, Guard, Key, MetaTxn,
-    keys::{Counter, CounterRecord, Operation, OperationId, OperationRecord},
+    keys::{Counter, CounterRecord, Operation, OperationId, OperationRecord, RingRecord},
 };
 use goulette_replication::PartitionState;
 use goulette_types::{PartitionId, Revision, Timestamp};
@@ -70,12 +70,14 @@ struct Draft<'a> {
     next_operation: u64,
     guards: Vec<(Key, Revision)>,
     changes: Vec<Change>,
+    /// Whether old operations go: then the ring as it was before this step is kept instead.
+    trims: bool,
 }
 
 impl<'a> Draft<'a> {
     fn new(catalog: &'a Catalog, now: Timestamp, request_id: Option<String>) -> Self {
         let (next_operation, _) = catalog.counter(Counter::Operation);
-        Self { catalog, now, request_id, next_operation, guards: Vec::new(), changes: Vec::new() }
+        Self { catalog, now, request_id, next_operation, guards: Vec::new(), changes: Vec::new(), trims: false }
     }
 
     /// Records an operation; the changes that belong to it name its id.
@@ -86,6 +88,7 @@ impl<'a> Draft<'a> {
         self.put(Entry::Operation(id, record));
         if let Some(old) = id.0.checked_sub(OPERATIONS_KEPT).filter(|&old| old > 0) {
             self.changes.push(Change::Delete(Key::Operation(OperationId(old))));
+            self.trims = true;
         }
         id
     }
@@ -129,13 +132,17 @@ impl<'a> Draft<'a> {
 
     /// How many more keys fit, when one more operation is still to be recorded.
     fn room(&self) -> usize {
-        // The counter, the operation and the old one that makes way for it; and as many guards and two more.
-        MetaTxn::KEYS_MAX - 3 - self.changes.len()
+        // The counter, the ring, the operation and the old one that makes way for it; and as many guards and two more.
+        MetaTxn::KEYS_MAX - 4 - self.changes.len()
     }
 
     fn finish(mut self) -> Step {
         let counter = Counter::Operation;
-        let (_, revision) = self.catalog.counter(counter);
+        let (first, revision) = self.catalog.counter(counter);
+        if self.trims {
+            let operation = OperationId(first.saturating_sub(1));
+            self.put(Entry::Ring(RingRecord { members: self.catalog.ring_members(), operation }));
+        }
         self.put(Entry::Counter(counter, CounterRecord { next: self.next_operation }));
         self.guards.push((Key::Counter(counter), revision));
         Step { guards: self.guards, changes: self.changes }

@@ -47,6 +47,30 @@ pub(super) mod optional_text {
     }
 }
 
+/// A map whose keys are nouns, each as its text.
+pub(super) mod keyed {
+    use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(in crate::keys) fn serialize<K: Display, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        out: S,
+    ) -> Result<S::Ok, S::Error> {
+        out.collect_map(map.iter().map(|(key, value)| (key.to_string(), value)))
+    }
+
+    pub(in crate::keys) fn deserialize<'de, K, V, D>(input: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: FromStr<Err: Display> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let map = BTreeMap::<String, V>::deserialize(input)?;
+        map.into_iter().map(|(key, value)| Ok((key.parse().map_err(D::Error::custom)?, value))).collect()
+    }
+}
+
 /// A list of nouns, each as its text.
 pub(super) mod texts {
     use std::{fmt::Display, str::FromStr};

@@ -117,6 +117,14 @@ fn entries() -> Vec<(Entry, &'static str, &'static str)> {
             r#"{"version":1,"next":9}"#,
         ),
         (
+            Entry::Ring(RingRecord {
+                members: [("b1".parse().unwrap(), RingMember { weight: 2, rack: Some("r".to_owned()) })].into(),
+                operation,
+            }),
+            "/goulette/ring",
+            r#"{"version":1,"members":{"b1":{"weight":2,"rack":"r"}},"operation":"00000000000000000007"}"#,
+        ),
+        (
             Entry::Sentinel(sentinel.id.clone(), sentinel.clone()),
             "/goulette/sentinels/s1",
             r#"{"version":1,"id":"s1","address":"127.0.0.1:50052","incarnation":"00000000000000000000000000000003","started_at_ms":5,"release":"0.1.0"}"#,

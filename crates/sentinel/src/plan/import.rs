@@ -89,7 +89,11 @@ pub(crate) fn order(catalog: &Catalog, entries: Vec<Entry>) -> Vec<Entry> {
                 }
             }
             Entry::Deleted(..) | Entry::Operation(..) => first.push(entry),
-            Entry::Cluster(_) | Entry::Counter(..) | Entry::Sentinel(..) | Entry::LeadingSentinel(_) => {}
+            Entry::Cluster(_)
+            | Entry::Counter(..)
+            | Entry::Ring(_)
+            | Entry::Sentinel(..)
+            | Entry::LeadingSentinel(_) => {}
         }
     }
     first.extend(topics);

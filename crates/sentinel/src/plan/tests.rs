@@ -358,6 +358,8 @@ fn the_operation_log_is_bounded() {
     for old in [100, 101] {
         assert!(step.changes.contains(&Change::Delete(Key::Operation(OperationId(old)))));
     }
+    let ring_of_one = |change: &Change| matches!(change, Change::Put(Entry::Ring(ring)) if ring.members.len() == 1);
+    assert!(step.changes.iter().any(ring_of_one), "what they said of the ring is kept");
     world.commit(step);
 }
 
@@ -379,4 +381,34 @@ fn a_loaded_catalog_equals_the_one_that_was_kept_up() {
     assert!(load(&world) == world.catalog, "half-way through a deletion");
     world.all(|catalog| Ok(topic::sweep(catalog, NOW)));
     assert!(load(&world) == world.catalog, "after it");
+}
+
+#[test]
+fn the_ring_of_the_log_is_the_live_one_from_a_snapshot_too() {
+    let mut world = World::with_broker("b1");
+    let weighty = Registration { weight: 3, rack: Some("r1".to_owned()), ..registration("b2", 2, 2) };
+    world.register(&weighty);
+    world.create(5);
+    world.register(&Registration { weight: 2, incarnation: Incarnation(3), ..weighty });
+    let snapshot = |world: &World| {
+        let entries = world.stored.values().cloned().collect();
+        Snapshot { revision: world.catalog.revision(), entries }
+    };
+    assert_eq!(crate::replay::check(&snapshot(&world)), Vec::<String>::new());
+    // The log is cut: what is before the snapshot is gone.
+    let (next, revision) = world.catalog.counter(Counter::Operation);
+    let ring = RingRecord { members: world.catalog.ring_members(), operation: OperationId(next - 1) };
+    let mut changes: Vec<_> = (1..next).map(|id| Change::Delete(Key::Operation(OperationId(id)))).collect();
+    changes.push(Change::Put(Entry::Ring(ring)));
+    world.commit(Step { guards: vec![(Key::Counter(Counter::Operation), revision)], changes });
+    world.register(&registration("b3", 4, 4));
+    assert_eq!(crate::replay::check(&snapshot(&world)), Vec::<String>::new());
+    // Operations that are missing are found, and so is what they said of the ring.
+    let last = world.catalog.counter(Counter::Operation).0 - 1;
+    for lost in [last - 1, last] {
+        world.stored.remove(&Key::Operation(OperationId(lost)).path());
+    }
+    let problems = crate::replay::check(&snapshot(&world)).join("; ");
+    let (names, differs) = ("brokers/b3 names operation", "broker b3 is on the ring");
+    assert!(problems.contains(names) && problems.contains(differs), "{problems}");
 }
