@@ -60,6 +60,19 @@ fn mixed() -> LogOptions {
 }
 
 #[test]
+fn a_failed_sync_write_or_a_full_disk_at_any_moment_loses_nothing_acknowledged() {
+    for options in [small(), direct()] {
+        let lives: &[&[Life]] =
+            &[&[|run| run.everything(), |run| run.everything_else()], &[|run| run.remove(), |run| run.remove_more()]];
+        for lives in lives {
+            assert!(fail_everywhere(Fault::Sync, options.clone(), lives) > 50);
+            assert!(fail_everywhere(Fault::Write, options.clone(), lives) > 50);
+            assert!(fail_everywhere(Fault::Full, options.clone(), lives) > 150);
+        }
+    }
+}
+
+#[test]
 fn checkpoints_that_run_beside_appends_lose_nothing_either() {
     for seed in 0..60 {
         let disk = SimDisk::from_seed(seed);

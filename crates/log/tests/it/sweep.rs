@@ -84,3 +84,50 @@ pub(crate) fn go_on(disk: &SimDisk, mut model: Model) {
     let (_, report) = model.check(&crashed.restart()).expect("nothing stops it now");
     assert_eq!(report.entries, 0);
 }
+
+/// What goes wrong once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// A sync reports EIO.
+    Sync,
+    /// A write reports EIO.
+    Write,
+    /// An operation finds no space.
+    Full,
+}
+
+/// As part of the suite one in so many operations fails.
+const FAULTS_SAMPLED: usize = 23;
+
+/// Has each operation of a kind fail in turn; then the process ends, and perhaps the power with it. Returns how many there
+/// were, of which the sampled suite has tried some.
+pub(crate) fn fail_everywhere(fault: Fault, options: LogOptions, lives: &[Life]) -> u64 {
+    let mut last = 0;
+    for at in (1..).step_by(if is_exhaustive() { 1 } else { FAULTS_SAMPLED }) {
+        let disk = SimDisk::from_seed(at);
+        disk.set_faults(match fault {
+            Fault::Sync => Faults { fail_sync_at: Some(at), ..Faults::default() },
+            Fault::Write => Faults { fail_write_at: Some(at), ..Faults::default() },
+            Fault::Full => Faults { full_at: Some(at), ..Faults::default() },
+        });
+        let mut model = Model { options: options.clone(), ..Model::default() };
+        run(&disk, &mut model, lives);
+        let reached = match fault {
+            Fault::Sync => disk.syncs(),
+            Fault::Write => disk.writes(),
+            Fault::Full => disk.operations(),
+        };
+        if reached < at {
+            break;
+        }
+        last = at;
+        // Shown with a failure alone.
+        println!("{fault:?} at {at}: {:?}", disk.log().last());
+        // The process starts again on the same kernel, whose page cache may show what the disk does not have.
+        go_on(&disk.restart(), model.clone());
+        for unsynced in CRASHES {
+            go_on(&disk.crash(unsynced), model.clone());
+        }
+    }
+    last
+}
