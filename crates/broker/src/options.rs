@@ -17,6 +17,11 @@ pub struct BrokerOptions {
     pub advertise: String,
     /// Where the admin port listens (HTTP: metrics, health); port 0 takes a free one. Default: nowhere.
     pub admin: Option<SocketAddr>,
+    /// Where it stands: replicas of one partition are put on distinct racks while there are enough. At most 100 bytes;
+    /// default: nowhere in particular.
+    pub rack: Option<String>,
+    /// Its share of new partitions beside the others', 1 to 100. Default 1.
+    pub weight: u32,
     /// The folder of the log and of the broker's identity.
     pub data_dir: PathBuf,
     /// The sentinels' addresses (`host:port`), tried in turn.
@@ -53,6 +58,8 @@ impl BrokerOptions {
             listen,
             advertise: String::new(),
             admin: None,
+            rack: None,
+            weight: 1,
             data_dir,
             sentinels,
             log: LogOptions::default(),

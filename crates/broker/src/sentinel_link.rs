@@ -328,12 +328,13 @@ pub(crate) fn registration(node: &Node) -> pb::RegisterBrokerRequest {
         protocol_version: PROTOCOL_VERSION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         replicates: true,
+        rack: node.options().rack.clone().unwrap_or_default(),
+        weight: node.options().weight,
         held: held.iter().map(|partition| partition.held()).collect(),
         producer_id_max: held
             .iter()
             .filter_map(|partition| partition.log().highest_producer())
             .max()
             .map_or(0, |id| id.0),
-        ..Default::default()
     }
 }

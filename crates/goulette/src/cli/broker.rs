@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use goulette_types::BrokerId;
 
-use super::{AdminAddress, BrokerCommand, ConfigFlag, HostPort, ListenAddress, LoggingFlags, SyncChoice};
+use super::{AdminAddress, BrokerCommand, ConfigFlag, HostPort, ListenAddress, LoggingFlags, RackName, SyncChoice};
 
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -36,6 +36,14 @@ pub(crate) struct BrokerFlags {
     /// Sentinels, comma-separated
     #[arg(long, value_name = "HOST:PORT,..", default_value = "127.0.0.1:50052", value_delimiter = ',')]
     pub(crate) sentinel: Vec<HostPort>,
+
+    /// Where it stands (rack, room, zone; at most 100 bytes): replicas of a partition avoid each other's racks [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rack: Option<RackName>,
+
+    /// Its share of new partitions beside the other brokers', 1 to 100
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) weight: u32,
 
     /// When a record counts as stored: always (after a sync, before the ack), interval:MS (a sync follows within MS milliseconds: a power cut may lose acknowledged records), never
     #[arg(long, value_name = "POLICY", default_value = "always")]

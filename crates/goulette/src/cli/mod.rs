@@ -39,7 +39,7 @@ pub(crate) use moves::{
 pub(crate) use sentinel::SentinelFlags;
 pub(crate) use store::{ClusterState, Host, Member as ClusterMember, StoreFlags};
 pub(crate) use topic::{AlterFlags, CreateFlags, DeleteFlags, DescribeFlags, ListFlags, TopicCommand};
-pub(crate) use values::{AdminAddress, HostPort, KeyValue, ListenAddress, SyncChoice};
+pub(crate) use values::{AdminAddress, HostPort, KeyValue, ListenAddress, RackName, SyncChoice};
 
 /// Version, commit and target, as `--version` and `info` tell them.
 pub(crate) const VERSION: &str =

@@ -152,6 +152,31 @@ impl FromStr for KeyValue {
     }
 }
 
+/// Bytes that a rack's name may have.
+const RACK_BYTES_MAX: usize = 100;
+
+/// The name of a rack: printable, and not too long for a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RackName(String);
+
+impl FromStr for RackName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if (1..=RACK_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("{text:?} is not 1 to {RACK_BYTES_MAX} bytes without control characters"))
+        }
+    }
+}
+
+impl fmt::Display for RackName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
 /// When a written record counts as stored: `always`, `interval:MS` or `never`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SyncChoice {
@@ -218,6 +243,14 @@ mod tests {
         }
         for text in [":50052", "http://x:1", "127.0.0.1:0"] {
             assert!(text.parse::<HostPort>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn racks_have_printable_names() {
+        assert_eq!("room 1".parse::<RackName>().unwrap().to_string(), "room 1");
+        for text in ["", "a\nb", &"x".repeat(101)] {
+            assert!(text.parse::<RackName>().is_err(), "{text:?}");
         }
     }
 

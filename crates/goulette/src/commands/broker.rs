@@ -69,6 +69,8 @@ fn options(flags: &BrokerFlags) -> Result<BrokerOptions, Failure> {
     let sentinels = flags.sentinel.iter().map(ToString::to_string).collect();
     let mut options = BrokerOptions::new(flags.id.clone(), flags.address.socket, flags.data_dir(), sentinels);
     options.advertise = service::advertised(&flags.address, flags.advertise.as_ref());
+    options.rack = flags.rack.as_ref().map(ToString::to_string);
+    options.weight = flags.weight;
     options.limits.record_bytes_max = flags.record_bytes_max;
     options.limits.batch_bytes_max = flags.batch_bytes_max;
     options.log.space.free_bytes_min = flags.disk_free_bytes_min;

@@ -81,7 +81,7 @@ impl Ring {
     ) -> Vec<BrokerId> {
         let walk: Vec<_> = self.walk(partition).collect();
         let mut chosen: Vec<BrokerId> = kept.to_vec();
-        // What is asked for is given up one by one: first the room, then the racks.
+        // What cannot all be had is given up in this order: distinct racks, then room, then both.
         for (needs_rack, needs_room) in [(true, true), (false, true), (true, false), (false, false)] {
             for &broker in &walk {
                 if chosen.len() >= replicas {
