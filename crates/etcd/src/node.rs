@@ -173,7 +173,8 @@ impl Node {
     /// Has a request agreed and carried out; answers what it came to here.
     ///
     /// # Errors
-    /// What the request is refused with; [`EtcdError::Timeout`] leaves open whether it is carried out.
+    /// What the request is refused with; [`EtcdError::Timeout`] and [`EtcdError::TimeoutDueToLeaderFail`] leave open
+    /// whether it is carried out.
     pub(crate) async fn request(
         &self,
         asker: &Caller,
@@ -194,11 +195,13 @@ impl Node {
         let mut waiting = self.state.waiters.wait(id);
         let proposed = async {
             loop {
+                let term = self.leadership().term;
                 match self.consensus.propose(bytes.clone()).await {
                     // What was not proposed can be tried again; what may have been is only waited for.
                     Err(ProposeError::NoLeader) => self.wait_leader(deadline).await?,
                     Err(ProposeError::Stopped) => return Err(EtcdError::Stopped),
-                    Ok(()) | Err(ProposeError::Unknown) => std::future::pending().await,
+                    Err(ProposeError::Unknown) => return Err(self.lost_with_its_leader(term).await),
+                    Ok(()) => std::future::pending().await,
                 }
             }
         };
@@ -210,6 +213,20 @@ impl Node {
                 Err(_) => Err(EtcdError::Timeout),
             },
             refused = proposed => refused,
+        }
+    }
+
+    /// Returns when a leader of a later term has been found, and all that it had agreed by then is applied here: what was
+    /// proposed in `term` and has not come by then was most likely lost with its leader.
+    async fn lost_with_its_leader(&self, term: u64) -> EtcdError {
+        let mut leadership = self.consensus.leadership();
+        let is_later = |leadership: &Leadership| leadership.leader.is_some() && leadership.term > term;
+        if leadership.wait_for(is_later).await.is_err() {
+            return EtcdError::Stopped;
+        }
+        match self.read_barrier().await {
+            Ok(()) => EtcdError::TimeoutDueToLeaderFail,
+            Err(error) => error,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use openraft::{
     errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::{Code, Status};
+use tonic::{Code, ConnectError, Status};
 
 use super::{
     machine::Machine,
@@ -57,8 +58,12 @@ impl Refusal {
 
     /// What the leader said, or what its silence means.
     pub(crate) fn from_status(status: &Status) -> Self {
+        let never_sent = std::iter::successors(status.source(), |&cause| cause.source())
+            .any(|cause| cause.downcast_ref::<ConnectError>().is_some());
         match status.code() {
             Code::Aborted => Refusal::NotLeader,
+            // A process that has died is no leader.
+            _ if never_sent => Refusal::NotLeader,
             code => {
                 let known =
                     EtcdError::ALL.iter().find(|error| error.code() == code && error.to_string() == status.message());
@@ -250,5 +255,20 @@ impl Core {
                 let _ = timeout(self.request_timeout, self.raft.change_membership(admitted, false)).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_surely_not_proposed_may_be_proposed_again() {
+        for refusal in [Refusal::NotLeader, Refusal::Unknown, Refusal::Etcd(EtcdError::Stopped)] {
+            assert_eq!(Refusal::from_status(&refusal.to_status()), refusal);
+        }
+        let refused = Status::from_error(Box::new(ConnectError("connection refused".into())));
+        assert_eq!(Refusal::from_status(&refused), Refusal::NotLeader);
+        assert_eq!(Refusal::from_status(&Status::unavailable("broken pipe")), Refusal::Unknown);
     }
 }

@@ -269,7 +269,11 @@ impl RaftNode {
         tokio::select! {
             answer = proposing => match answer {
                 Ok(Ok(_)) => Ok(()),
-                Ok(Err(status)) => Err(Refusal::from_status(&status)),
+                Ok(Err(status)) => Err(match Refusal::from_status(&status) {
+                    // It is the one that stops; this member goes on.
+                    Refusal::Etcd(_) => Refusal::Unknown,
+                    refusal => refusal,
+                }),
                 Err(_) => Err(Refusal::Unknown),
             },
             () = self.leader_lost(leader) => Err(Refusal::Unknown),
