@@ -20,6 +20,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How long an earlier process of the same id may take to prove that it lives.
 const PREDECESSOR_DEADLINE: Duration = Duration::from_secs(2);
+/// The same where its address is this one's, too.
+const OWN_ADDRESS_DEADLINE: Duration = Duration::from_millis(200);
 
 /// An opened store.
 pub(crate) enum Backing {
@@ -89,10 +91,12 @@ impl Backing {
             info!("etcd at {endpoints} answers");
         }
         let taken = loaded.2.catalog().sentinel(&me.id).map(|(known, _)| known.clone());
-        if let Some(known) = taken
-            && probe(&known.address, PREDECESSOR_DEADLINE).await == Some(known.incarnation)
-        {
-            return Err(StartError::SentinelTaken { id: me.id.clone(), address: known.address });
+        if let Some(known) = taken {
+            // Where this sentinel listens itself, and does not answer yet, hardly anybody else does.
+            let deadline = if known.address == me.address { OWN_ADDRESS_DEADLINE } else { PREDECESSOR_DEADLINE };
+            if probe(&known.address, deadline).await == Some(known.incarnation) {
+                return Err(StartError::SentinelTaken { id: me.id.clone(), address: known.address });
+            }
         }
         Ok(loaded)
     }

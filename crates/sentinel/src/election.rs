@@ -11,7 +11,7 @@ use goulette_logging::{Chain, debug, info, warn};
 use goulette_meta::{
     Change, Entry, Guard, Key, LeaseId, MetaError, MetaLeases, MetaTxn, Outcome, keys::SentinelRecord,
 };
-use goulette_types::{Revision, SentinelId};
+use goulette_types::{Incarnation, Revision};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -47,7 +47,8 @@ pub(crate) struct Candidate {
     lease: Option<LeaseId>,
     /// The clock's reading before the last renewal that succeeded.
     renewed: Duration,
-    replaced: BTreeMap<SentinelId, Replaced>,
+    /// By the leader's start: whoever was started anew is not the one that did not answer.
+    replaced: BTreeMap<Incarnation, Replaced>,
 }
 
 /// A leader that this sentinel has replaced.
@@ -193,12 +194,12 @@ impl Candidate {
         }
         let now = self.env.clock.now();
         self.replaced.retain(|_, replaced| now < replaced.last + REPEATED_WITHIN);
-        if self.replaced.get(&leading.id).is_some_and(|replaced| now < replaced.again_at()) {
+        if self.replaced.get(&leading.incarnation).is_some_and(|replaced| now < replaced.again_at()) {
             return Ok(());
         }
         warn!("sentinel {} leads and does not answer at {}: takes its place", leading.id, leading.address);
-        let times = self.replaced.get(&leading.id).map_or(0, |replaced| replaced.times) + 1;
-        self.replaced.insert(leading.id.clone(), Replaced { times, last: now });
+        let times = self.replaced.get(&leading.incarnation).map_or(0, |replaced| replaced.times) + 1;
+        self.replaced.insert(leading.incarnation, Replaced { times, last: now });
         self.lead(lease, revision).await
     }
 
