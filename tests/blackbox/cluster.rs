@@ -72,7 +72,8 @@ pub(crate) enum Store {
 }
 
 impl Store {
-    fn flags(&self) -> Vec<String> {
+    /// The flags that say so to a sentinel.
+    pub(crate) fn flags(&self) -> Vec<String> {
         match self {
             Self::Folder => vec!["-enable-embedded-etcd=false".to_owned()],
             Self::External { endpoints, prefix } => vec![

@@ -75,7 +75,7 @@ pub(crate) fn one_id_twice(mode: &Mode) {
 pub(crate) fn broker_added(mode: &Mode) {
     let cluster = mode.start();
     cluster.produce("orders", b"a\n");
-    let second = Extra::start(&cluster, "broker2");
+    let second = Extra::start(&cluster, "broker2", &cluster.sentinel_address, &[]);
     until_state(&cluster, "broker2", "healthy");
     let flags = ["topic", "create", "wide", "--partitions", "16", "--replication-factor", "1"];
     let wide = ask_json(&cluster, &flags);
@@ -87,6 +87,27 @@ pub(crate) fn broker_added(mode: &Mode) {
     cluster.produce("wide", lines.as_bytes());
     assert_eq!(cluster.consume("wide").iter().filter(|&&byte| byte == b'\n').count(), 200);
     drop(second);
+}
+
+/// Half of the cluster's weight is in a rack of its own: every partition has one of its two replicas there.
+pub(crate) fn racks_and_weights(mode: &Mode) {
+    let mut cluster = mode.prepare(&[]);
+    cluster.start_sentinel();
+    let placed = [("broker1", "left", "1"), ("broker2", "left", "1"), ("broker3", "right", "2")];
+    let _brokers = placed.map(|(id, rack, weight)| {
+        Extra::start(&cluster, id, &cluster.sentinel_address, &["-rack", rack, "-weight", weight])
+    });
+    for (id, ..) in placed {
+        until_state(&cluster, id, "healthy");
+    }
+    let wide = ask_json(&cluster, &["topic", "create", "wide", "--partitions", "24", "--replication-factor", "2"]);
+    for partition in wide["partitions"].as_array().unwrap() {
+        let replicas = partition["replicas"].as_array().unwrap();
+        assert!(replicas.len() == 2 && replicas.iter().any(|replica| replica == "broker3"), "{partition}");
+    }
+    let status = ask_json(&cluster, &["cluster", "status"]);
+    let third = status["brokers"].as_array().unwrap().iter().find(|broker| broker["id"] == "broker3").unwrap();
+    assert_eq!((&third["rack"], &third["weight"]), (&"right".into(), &2.into()));
 }
 
 pub(crate) fn foreign_cluster(mode: &Mode) {
@@ -117,21 +138,12 @@ pub(crate) struct Extra {
 }
 
 impl Extra {
-    pub(crate) fn start(cluster: &Cluster, id: &str) -> Self {
+    /// Serving, registered at these sentinels.
+    pub(crate) fn start(cluster: &Cluster, id: &str, sentinels: &str, more: &[&str]) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        let flags = [
-            "broker",
-            "-id",
-            id,
-            "-address",
-            &address,
-            "-sentinel",
-            &cluster.sentinel_address,
-            "-admin-address",
-            "off",
-        ];
+        let flags = ["broker", "-id", id, "-address", &address, "-sentinel", sentinels, "-admin-address", "off"];
         let out = std::fs::File::create(cluster.dir.path().join(format!("{id}.out"))).unwrap();
-        let child = cluster.command(&flags).stderr(out).spawn().unwrap();
+        let child = cluster.command(&[&flags[..], more].concat()).stderr(out).spawn().unwrap();
         let extra = Self { child };
         cluster.until_serving(&address);
         extra

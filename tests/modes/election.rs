@@ -1,135 +1,29 @@
-//! Three embedded sentinels whose leader dies again and again.
+//! Three sentinels whose leader dies, or sleeps.
 
 use std::{
     collections::BTreeSet,
     fs,
     io::Write,
-    process::{Child, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+
 use crate::{
-    cluster::{Cluster, eventually, free_port, text, wait},
-    mode::{CLUSTER_ID, Mode},
+    brokers::Extra,
+    cluster::{eventually, free_port, signal, text, wait},
+    mode::Mode,
+    sentinels::Sentinels,
 };
 
 const KILLS: usize = 20;
 /// For discovery, and for a topic's creation, after a leader's death.
 const OUTAGE_MAX: Duration = Duration::from_secs(3);
 
-struct Sentinels {
-    base: Cluster,
-    addresses: Vec<String>,
-    flags: Vec<Vec<String>>,
-    children: Vec<Option<Child>>,
-}
-
-impl Sentinels {
-    fn start() -> Self {
-        let base = Cluster::prepare(&[], &[]);
-        let addresses: Vec<_> = (0..3).map(|_| format!("127.0.0.1:{}", free_port())).collect();
-        let ports: Vec<_> = (0..3).map(|_| (free_port(), free_port())).collect();
-        let members: Vec<_> =
-            ports.iter().enumerate().map(|(index, (_, peer))| format!("s{index}=http://127.0.0.1:{peer}")).collect();
-        let flags = ports.iter().enumerate().map(|(index, (client, peer))| {
-            let (id, address) = (format!("s{index}"), &addresses[index]);
-            let flags = [
-                "sentinel",
-                "-id",
-                &id,
-                "-address",
-                address,
-                "-admin-address",
-                "off",
-                "-cluster-id",
-                CLUSTER_ID,
-                "-etcd-port",
-                &client.to_string(),
-                "-etcd-peer-port",
-                &peer.to_string(),
-                "-etcd-data-dir",
-                &format!("{id}.etcd"),
-                "-etcd-initial-cluster",
-                &members.join(","),
-            ];
-            flags.map(ToOwned::to_owned).to_vec()
-        });
-        let flags = flags.collect();
-        let mut sentinels = Self { base, addresses, flags, children: vec![None, None, None] };
-        for index in 0..3 {
-            sentinels.launch(index);
-        }
-        for index in 0..3 {
-            sentinels.until_serving(index);
-        }
-        sentinels
-    }
-
-    fn launch(&mut self, index: usize) {
-        let flags: Vec<_> = self.flags[index].iter().map(String::as_str).collect();
-        let path = self.base.dir.path().join(format!("s{index}.out"));
-        let out = fs::File::options().create(true).append(true).open(path).unwrap();
-        self.children[index] = Some(self.base.command(&flags).stderr(out).spawn().unwrap());
-    }
-
-    fn until_serving(&self, index: usize) {
-        let address = &self.addresses[index];
-        eventually("a sentinel serves", || self.base.run(&["health", address]).status.success().then_some(()));
-    }
-
-    fn all(&self) -> String {
-        self.addresses.join(",")
-    }
-
-    fn leader(&self) -> usize {
-        eventually("one leads", || {
-            let output = self.base.run(&["cluster", "status", "--output", "json", "--sentinel", &self.all()]);
-            let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-            let leader =
-                status["sentinels"].as_array()?.iter().find(|sentinel| sentinel["leader"] == true)?["id"].clone();
-            leader.as_str()?.strip_prefix('s')?.parse().ok()
-        })
-    }
-
-    fn kill(&mut self, index: usize) {
-        let mut child = self.children[index].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
-
-impl Drop for Sentinels {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().filter_map(Option::as_mut) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if thread::panicking() {
-            for index in 0..3 {
-                let log = fs::read_to_string(self.base.dir.path().join(format!("logs/sentinel_s{index}.log")));
-                let log = log.unwrap_or_default();
-                let lines: Vec<_> = log.lines().collect();
-                eprintln!("--- s{index}\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
-            }
-        }
-    }
-}
-
-/// Repeats a command until it succeeds; how long that took.
-fn until_works(sentinels: &Sentinels, arguments: &[&str]) -> Duration {
-    let began = Instant::now();
-    let whom = sentinels.all();
-    eventually(&format!("{arguments:?}"), || {
-        let output = sentinels.base.run(&[arguments, &["--sentinel", &whom]].concat());
-        // An attempt whose answer was lost may have made it.
-        (output.status.success() || text(&output).contains("exists")).then_some(())
-    });
-    began.elapsed()
-}
-
-pub(crate) fn leader_killed_again_and_again(_: &Mode) {
-    let mut sentinels = Sentinels::start();
+pub(crate) fn leader_killed_again_and_again(mode: &Mode) {
+    let mut sentinels = Sentinels::start(mode);
     let whom = sentinels.all();
     let broker_address = format!("127.0.0.1:{}", free_port());
     let broker = ["broker", "-address", &broker_address, "-sentinel", &whom, "-admin-address", "off"];
@@ -150,7 +44,7 @@ pub(crate) fn leader_killed_again_and_again(_: &Mode) {
         }
         sent
     });
-    until_works(&sentinels, &["topic", "describe", "stream"]);
+    sentinels.until_works(&["topic", "describe", "stream"]);
     let read = sentinels.base.dir.path().join("read.txt");
     let consumer = sentinels.base.command(&[&client[..], &["consumer", "-group", "readers"]].concat());
     let mut consumer = { consumer }.stdout(fs::File::create(&read).unwrap()).stderr(Stdio::piped()).spawn().unwrap();
@@ -159,10 +53,11 @@ pub(crate) fn leader_killed_again_and_again(_: &Mode) {
     for kill in 0..KILLS {
         let leader = sentinels.leader();
         sentinels.kill(leader);
-        discovery.push(until_works(&sentinels, &["topic", "describe", "stream"]));
         let died = Instant::now();
-        until_works(&sentinels, &["topic", "create", &format!("made-{kill}")]);
-        creation.push(died.elapsed() + discovery[kill]);
+        sentinels.until_works(&["topic", "describe", "stream"]);
+        discovery.push(died.elapsed());
+        sentinels.until_works(&["topic", "create", &format!("made-{kill}")]);
+        creation.push(died.elapsed());
         sentinels.launch(leader);
         sentinels.until_serving(leader);
     }
@@ -181,9 +76,7 @@ pub(crate) fn leader_killed_again_and_again(_: &Mode) {
     let numbers: Vec<u64> = fs::read_to_string(&read).unwrap().lines().map(|line| line.parse().unwrap()).collect();
     assert!(numbers.iter().copied().eq(0..sent), "every record once, in order");
 
-    let output =
-        sentinels.base.run(&["oplog", "--from", "0", "--limit", "100000", "--output", "json", "--sentinel", &whom]);
-    let log: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let log = sentinels.json(&["oplog", "--from", "0", "--limit", "100000"]);
     let log = log.as_array().unwrap();
     let ids: BTreeSet<u64> = log.iter().map(|entry| entry["id"].as_u64().unwrap()).collect();
     assert_eq!(ids.len(), log.len(), "no id twice");
@@ -195,4 +88,42 @@ pub(crate) fn leader_killed_again_and_again(_: &Mode) {
     let _ = broker.kill();
     let _ = broker.wait();
     assert!(worst(&discovery) < OUTAGE_MAX && worst(&creation) < OUTAGE_MAX, "longer than {OUTAGE_MAX:?}");
+}
+
+/// How long the leader sleeps: much longer than its lease, and than a broker's session.
+const SLEEP: Duration = Duration::from_secs(30);
+
+/// A leader that sleeps and wakes up in the belief that it leads writes nothing, and nobody is dead for its sleep.
+pub(crate) fn leader_asleep(mode: &Mode) {
+    let sentinels = Sentinels::start(mode);
+    let broker = Extra::start(&sentinels.base, "broker1", &sentinels.all(), &[]);
+    sentinels.until_works(&["topic", "create", "before"]);
+    let sleeper = sentinels.leader();
+    signal(sentinels.child(sleeper), Signal::STOP);
+    let fell_asleep = Instant::now();
+    sentinels.until_works(&["topic", "create", "meanwhile"]);
+    thread::sleep((SLEEP - Duration::from_secs(1)).saturating_sub(fell_asleep.elapsed()));
+    // It waits in the socket of the sleeper, who reads it before it can have learnt anything.
+    let address = &sentinels.addresses[sleeper];
+    let asked = ["topic", "create", "at-the-sleeper", "--sentinel", address];
+    let asked = sentinels.base.command(&asked).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    thread::sleep(SLEEP.saturating_sub(fell_asleep.elapsed()));
+    signal(sentinels.child(sleeper), Signal::CONT);
+    let asked = asked.wait_with_output().unwrap();
+    sentinels.until_works(&["topic", "create", "at-the-sleeper"]);
+    sentinels.until_works(&["topic", "create", "after"]);
+
+    let log = sentinels.json(&["oplog", "--from", "0", "--limit", "100000"]);
+    let log = log.as_array().unwrap();
+    let ids: BTreeSet<u64> = log.iter().map(|entry| entry["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), log.len(), "no id twice");
+    for name in ["before", "meanwhile", "at-the-sleeper", "after"] {
+        let name = format!("\"{name}\"");
+        let made = log.iter().filter(|entry| entry["name"] == "createTopic" && entry.to_string().contains(&name));
+        assert_eq!(made.count(), 1, "{name} was made once; the sleeper answered {}", text(&asked));
+    }
+    assert!(log.iter().all(|entry| entry["name"] != "handleUnreachableBrokers"), "nobody is dead: {log:?}");
+    let status = sentinels.json(&["cluster", "status"]);
+    assert_eq!(status["brokers"][0]["state"], "healthy");
+    drop(broker);
 }

@@ -9,9 +9,11 @@ mod brokers;
 mod discovery;
 mod election;
 mod etcd;
+mod half_way;
 mod metadata;
 mod mode;
 mod records;
+mod sentinels;
 mod topics;
 
 use std::{
@@ -38,6 +40,7 @@ const CASES: &[Case] = &[
     ("one_id_twice", brokers::one_id_twice),
     ("false_alarm", discovery::false_alarm),
     ("broker_added", brokers::broker_added),
+    ("racks_and_weights", brokers::racks_and_weights),
     ("many_creators", topics::many_creators),
     ("export_and_import", metadata::export_and_import),
     ("adopted", metadata::adopted),
@@ -45,10 +48,15 @@ const CASES: &[Case] = &[
 ];
 
 /// In embedded mode.
-const EMBEDDED: &[Case] = &[("leader_killed_again_and_again", election::leader_killed_again_and_again)];
+const EMBEDDED: &[Case] = &[
+    ("leader_killed_again_and_again", election::leader_killed_again_and_again),
+    ("leader_asleep", election::leader_asleep),
+];
 
 /// With an external etcd.
 const EXTERNAL: &[Case] = &[
+    ("leader_asleep", election::leader_asleep),
+    ("leader_killed_half_way", half_way::leader_killed_half_way),
     ("etcd_away", etcd::etcd_away),
     ("etcd_absent_at_the_start", etcd::etcd_absent_at_the_start),
     ("wrong_password", etcd::wrong_password),
