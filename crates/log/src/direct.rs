@@ -185,7 +185,7 @@ fn write(engine: &Engine, run: Run) -> Result<Outcome, (Poisoned, Vec<Pending<Ta
         .collect();
     let written = fragment
         .begin(disk, &engine.fragment_pool)
-        .and_then(|()| fragment.reserve(disk, &stored, step))
+        .and_then(|_| fragment.reserve(disk, &stored, step))
         .and_then(|()| fragment.write_ahead(disk, &stored));
     match written {
         Ok(()) => {}

@@ -213,8 +213,9 @@ impl Partition {
         }
         let fragment =
             lock(self.state()).fragment(number).expect("a fragment is begun when its first batch is appended");
-        if last.is_some_and(|last| last.fragment.is_reserved()) {
-            fragment.begin(&*self.engine().env.disk, &self.engine().fragment_pool)?;
+        let disk = &*self.engine().env.disk;
+        if last.is_some_and(|last| last.fragment.is_reserved()) && fragment.begin(disk, &self.engine().fragment_pool)? {
+            fragment.drop_cached(disk).map_err(|error| FlushError::io("drop the cache of", fragment.path(), &error))?;
         }
         Ok(fragment)
     }

@@ -157,14 +157,22 @@ impl Fragment {
         &self.path
     }
 
-    /// Unless there is a file already, begins in a recycled one, if there is one: much is going to be written.
-    pub(crate) fn begin(&self, disk: &dyn Disk, pool: &FragmentPool) -> Result<(), FlushError> {
+    /// Unless there is a file already, begins in a recycled one, if there is one: much is going to be written. Returns
+    /// whether it did so now.
+    pub(crate) fn begin(&self, disk: &dyn Disk, pool: &FragmentPool) -> Result<bool, FlushError> {
         let mut made = lock(&self.made);
-        if !*made && pool.take(disk, &self.path)? {
+        let begins = !*made && pool.take(disk, &self.path)?;
+        if begins {
             *made = true;
             self.named.store(true, Ordering::Release);
         }
-        Ok(())
+        Ok(begins)
+    }
+
+    /// Lets the file's cached pages go. They would be in the way of small writes: where many are kept as one, a write in
+    /// the midst of them makes all of them dirty.
+    pub(crate) fn drop_cached(&self, disk: &dyn Disk) -> io::Result<()> {
+        self.write(disk, |file| file.drop_cache(0, 0))
     }
 
     /// There is a file of the fragment's name, and what it holds is wanted.
@@ -500,10 +508,10 @@ impl ScanError {
 /// EIO: of a read, that the device cannot give the bytes back.
 const UNREADABLE: i32 = 5;
 
-/// Whether the bytes are at fault, not the way to them. A file that is too short has lost some, and so has a device that
-/// cannot read them.
+/// Whether the bytes are at fault, not the way to them. A file that is too short has lost some, one that is not there all of
+/// them, and a device that cannot read them too.
 pub(crate) fn is_damage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
         || error.raw_os_error() == Some(UNREADABLE)
 }
 

@@ -95,8 +95,7 @@ impl FragmentPool {
             let bytes = u64::from(fragment.bytes());
             let alone = Arc::get_mut(&mut fragment).is_some();
             let place = (alone && bytes >= bytes_min).then(|| self.place(bytes)).flatten();
-            let moved =
-                place.map(|place| drop_cached(disk, &path).and_then(|()| disk.rename(&path, &place)).map(|()| place));
+            let moved = place.map(|place| disk.rename(&path, &place).map(|()| place));
             match moved {
                 Some(Ok(place)) => taken.push((place, bytes)),
                 Some(Err(error)) => {
@@ -164,12 +163,6 @@ impl FragmentPool {
         // What does not go is found by the next opening.
         ready.iter().filter(|(path, _)| disk.remove_file(path).is_ok()).count() > 0
     }
-}
-
-/// Lets a file's cached pages go. They would be in the way of what is written next: where many are kept as one, a write in
-/// the midst of them makes all of them dirty.
-fn drop_cached(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    disk.open(path, OpenMode::Write)?.drop_cache(0, 0)
 }
 
 fn number_of(path: &Path) -> Option<u64> {

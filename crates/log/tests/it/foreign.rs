@@ -111,6 +111,47 @@ fn fragments_with_each_others_bytes_are_read_around() {
 }
 
 #[test]
+fn a_sealed_fragment_that_is_gone_is_named_and_read_around() {
+    let intact = closed();
+    let path = &sealed(&intact)[1];
+    // Its indexes alone tell nobody that it was ever there: without them it is the same.
+    for with_indexes in [true, false] {
+        for (scrubbed, while_open) in [(false, false), (true, false), (false, true), (true, true)] {
+            let disk = intact.restart();
+            let remove = || {
+                disk.remove_file(path).unwrap();
+                if !with_indexes {
+                    for extension in ["index", "timeindex"] {
+                        disk.remove_file(&path.with_extension(extension)).unwrap();
+                    }
+                }
+            };
+            if !while_open {
+                remove();
+                assert_eq!(named_by_verify(&disk), BTreeSet::from([path.clone()]));
+            }
+            let (log, report) = open(disk.env(), small());
+            assert_eq!(report.lost, None);
+            let said = listen(&log);
+            if while_open {
+                remove();
+            }
+            if scrubbed {
+                log.scrub();
+                assert_eq!(said.lock().unwrap().len(), 1);
+            }
+            let (found, damaged) = read_around(&log.partition(id(1, 0)).unwrap(), 0);
+            let lost: Vec<_> = damaged.iter().cloned().flatten().collect();
+            assert_eq!((damaged.len(), found.len() + lost.len()), (1, BATCHES as usize), "{damaged:?}");
+            let said = said.lock().unwrap();
+            assert!(said.len() == 1 && said[0].file == *path, "{said:?}");
+            drop(said);
+            log.close().unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_sealed_fragment_that_is_cut_anywhere_costs_what_it_lost_alone() {
     let intact = closed();
     let fragments = sealed(&intact);
