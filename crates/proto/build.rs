@@ -29,7 +29,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     let etcd = protox::compile(ETCD, ["proto/etcd"])?;
     fs::write(out.join("etcd.bin"), etcd.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(etcd)?;
+    // These two by hand: transactions nest deeper than prost reads.
+    tonic_prost_build::configure()
+        .bytes(".")
+        .extern_path(".etcdserverpb.RequestOp", "crate::nesting::RequestOp")
+        .extern_path(".etcdserverpb.ResponseOp", "crate::nesting::ResponseOp")
+        .compile_fds(etcd)?;
     tonic_prost_build::configure().bytes(".").compile_fds(protox::compile(RAFT, ["proto"])?)?;
     Ok(())
 }

@@ -17,19 +17,25 @@ const ROLES: [&str; 3] = ["root", "reader", "writer"];
 const LEASES: u64 = 6;
 /// How deep transactions nest.
 const TXN_DEPTH: u64 = 3;
+/// How often a role is granted something before it is made anew: etcd sorts more than twelve permissions by a method that
+/// leaves those of one key in any order.
+const GRANTS: usize = 12;
 const PASSWORDS: [&str; 2] = ["secret", "other"];
 
 pub(crate) struct Generator {
     random: Random,
     /// Users, roles and permissions are set up and switched on.
     with_auth: bool,
-    /// A step whose follower is fixed: an alarm does not stay for long.
+    /// Steps that are fixed, the next one last: an alarm does not stay for long.
     due: Vec<Op>,
+    /// Grants since a role was made, by the order of [`ROLES`].
+    grants: [usize; ROLES.len()],
 }
 
 impl Generator {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut generator = Self { random: Random::new(seed), with_auth: seed % 3 == 2, due: Vec::new() };
+        let random = Random::new(seed);
+        let mut generator = Self { random, with_auth: seed % 3 == 2, due: Vec::new(), grants: Default::default() };
         if generator.with_auth {
             generator.due = generator.auth_set_up();
             generator.due.reverse();
@@ -76,12 +82,23 @@ impl Generator {
         calls.into_iter().map(|call| Op { user: None, call }).collect()
     }
 
+    /// Deletes a role and makes it again, as root; its users get it back.
+    fn role_anew(&mut self, role: String) -> Call {
+        let users = USERS[1..].iter().map(|user| Call::UserGrantRole((*user).into(), role.clone()));
+        let calls = [Call::RoleDelete(role.clone()), Call::RoleAdd(role.clone())].into_iter().chain(users);
+        let mut due: Vec<Op> = calls.map(|call| Op { user: self.with_auth.then_some(0), call }).collect();
+        due.reverse();
+        self.due.extend(due);
+        Call::RoleGet(role)
+    }
+
     fn call(&mut self) -> Call {
         let auth_share = if self.with_auth { 80 } else { 8 };
         match self.random.below(1000 + auth_share) {
             0..280 => Call::Put(self.put()),
             280..470 => Call::Range(self.range()),
             470..550 => Call::Delete(self.delete()),
+            550 if self.random.one_in(2) => Call::Txn(self.deep_txn()),
             550..730 => Call::Txn(self.txn(TXN_DEPTH)),
             730..740 => {
                 Call::Compact(pb::CompactionRequest { revision: self.revision(), physical: self.random.one_in(2) })
@@ -149,23 +166,19 @@ impl Generator {
             7 => return (Bytes::from_static(b"\0"), Bytes::from_static(b"\0")),
             _ => self.key(),
         };
-        // Who may ask for a range that ends before its key depends, in etcd, on how its tree of permissions grew.
-        if self.with_auth && end < key && end[..] != b"\0"[..] && !end.is_empty() {
-            return (end, key);
-        }
         (key, end)
     }
 
-    /// One end for each key: of permissions that begin with the same key, etcd looks at one only when it replaces, and at
-    /// any of them in a role of more than twelve.
+    /// Several ends for each key.
     fn permitted_span(&mut self) -> (Bytes, Bytes) {
         let key = self.key();
-        let end: &[u8] = match key.len() + usize::from(key.first().copied().unwrap_or_default()) {
-            sum if sum % 3 == 0 => b"",
-            sum if sum % 3 == 1 => b"\0",
-            _ => &[0xff, 0xff, 0xff],
+        let end = match self.random.below(5) {
+            0 => Bytes::new(),
+            1 => Bytes::from_static(b"\0"),
+            2 => Bytes::from_static(&[0xff, 0xff, 0xff]),
+            _ => self.key(),
         };
-        (key, Bytes::copy_from_slice(end))
+        (key, end)
     }
 
     fn value(&mut self) -> Bytes {
@@ -276,6 +289,24 @@ impl Generator {
             let range = pb::RangeRequest { key: self.key(), ..Default::default() };
             let op = pb::RequestOp { request: Some(Request::RequestRange(range)) };
             txn.success = vec![op; self.random.pick(&[128, 129])];
+        }
+        txn
+    }
+
+    /// Transactions within each other, up to more than etcd takes, which bounds them by their operations.
+    fn deep_txn(&mut self) -> pb::TxnRequest {
+        let depth = self.random.pick(&[20, 48, 49, 50, 90, 126, 127, 128, 129, 300]);
+        let mut txn = self.txn(0);
+        for _ in 0..depth {
+            let op = pb::RequestOp { request: Some(Request::RequestTxn(txn)) };
+            txn = pb::TxnRequest::default();
+            if self.random.one_in(8) {
+                txn.compare.push(self.compare());
+            }
+            let sibling = pb::RangeRequest { key: self.key(), ..Default::default() };
+            let sibling = pb::RequestOp { request: Some(Request::RequestRange(sibling)) };
+            let (taken, other) = (vec![op], if self.random.one_in(8) { vec![sibling] } else { Vec::new() });
+            (txn.success, txn.failure) = if self.random.one_in(40) { (other, taken) } else { (taken, other) };
         }
         txn
     }
@@ -413,6 +444,13 @@ impl Generator {
             71..74 => Call::RoleList,
             74..75 => Call::RoleDelete(lesser_role),
             75..88 => {
+                let Some(index) = ROLES.iter().position(|known| *known == role) else { return Call::RoleGet(role) };
+                self.grants[index] += 1;
+                // The root role cannot leave, and what is granted to it counts for nothing.
+                if self.grants[index] > GRANTS && index > 0 {
+                    self.grants[index] = 0;
+                    return self.role_anew(role);
+                }
                 let (key, end) = self.permitted_span();
                 let kind =
                     self.random.pick(&[permission::Type::Read, permission::Type::Write, permission::Type::Readwrite]);

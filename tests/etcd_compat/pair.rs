@@ -61,19 +61,22 @@ impl Pair {
 
     /// Compares what the watchers were told since the last time.
     pub(crate) async fn check_watchers(&mut self) -> Option<Divergence> {
+        let revision = self.reference.revision;
+        // A watcher that waits for the future holds progress back; its stream has none that lags.
+        let settled = (0..STREAMS).filter(|&stream| stream != STREAM_OF_FUTURE).map(async |stream| {
+            let (reference, candidate) = (self.reference.stream(stream), self.candidate.stream(stream));
+            (stream, tokio::join!(reference.settle(revision), candidate.settle(revision)))
+        });
+        for (stream, (reference, candidate)) in futures_util::future::join_all(settled).await {
+            if reference != candidate {
+                return Some(Divergence {
+                    reference: format!("progress of stream {stream} to {revision}: {reference}"),
+                    candidate: format!("progress of stream {stream} to {revision}: {candidate}"),
+                });
+            }
+        }
         for stream in 0..STREAMS {
             let (reference, candidate) = (self.reference.stream(stream), self.candidate.stream(stream));
-            let revision = self.reference.revision;
-            // A watcher that waits for the future holds progress back; its stream has none that lags.
-            if stream != STREAM_OF_FUTURE {
-                let settled = tokio::join!(reference.settle(revision), candidate.settle(revision));
-                if settled.0 != settled.1 {
-                    return Some(Divergence {
-                        reference: format!("progress of stream {stream} to {revision}: {}", settled.0),
-                        candidate: format!("progress of stream {stream} to {revision}: {}", settled.1),
-                    });
-                }
-            }
             let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(3);
             while reference.told() != candidate.told() && tokio::time::Instant::now() < deadline {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;

@@ -230,10 +230,7 @@ impl Side {
                 ask!(self, user, auth.user_revoke_role(pb::AuthUserRevokeRoleRequest { name, role }))
             }
             Call::RoleAdd(name) => ask!(self, user, auth.role_add(pb::AuthRoleAddRequest { name })),
-            Call::RoleGet(role) => ask!(self, user, auth.role_get(pb::AuthRoleGetRequest { role }), |answer| {
-                // By their keys; those of one key come in any order from a sort that is not stable.
-                answer.perm.sort_by(|one, other| (&one.key, &one.range_end).cmp(&(&other.key, &other.range_end)));
-            }),
+            Call::RoleGet(role) => ask!(self, user, auth.role_get(pb::AuthRoleGetRequest { role })),
             Call::RoleList => ask!(self, user, auth.role_list(pb::AuthRoleListRequest {})),
             Call::RoleDelete(role) => ask!(self, user, auth.role_delete(pb::AuthRoleDeleteRequest { role })),
             Call::RoleGrantPermission(name, kind, key, range_end) => {

@@ -5,6 +5,7 @@
 //! [`status`].
 
 pub mod convert;
+mod nesting;
 pub mod status;
 
 /// The generated messages, clients and servers of `goulette.v1`.
@@ -37,6 +38,8 @@ pub mod etcd {
         tonic::include_proto!("membershippb");
     }
     pub mod etcdserverpb {
+        pub use crate::nesting::{NESTED_MAX, RequestOp, ResponseOp, request_op, response_op};
+
         tonic::include_proto!("etcdserverpb");
     }
     pub mod leasepb {

@@ -17,6 +17,7 @@ use crate::EtcdError;
 mod apply;
 mod check;
 mod der;
+mod intervals;
 mod jwt;
 mod password;
 mod permission;

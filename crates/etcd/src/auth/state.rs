@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::permission::{Access, KeySet, Permission};
+use super::{
+    intervals::Intervals,
+    permission::{Access, Permission},
+};
 use crate::EtcdError;
 
 /// The user that must exist, with the role of the same name, before authentication can be turned on.
@@ -63,8 +66,8 @@ pub(crate) struct AuthState {
 
 #[derive(Debug, Default)]
 struct Granted {
-    read: KeySet,
-    write: KeySet,
+    read: Intervals,
+    write: Intervals,
 }
 
 impl AuthState {
@@ -225,18 +228,21 @@ impl AuthState {
         Ok(())
     }
 
-    /// A permission of the same range is replaced.
+    /// A permission of the same range is replaced if it is the first of those with its key. As in etcd, which looks no
+    /// further: a role may hold a range twice, and then the more generous permission counts.
     pub(crate) fn role_grant(&mut self, name: &str, permission: Permission) -> Result<(), EtcdError> {
         if !permission.is_range() {
             return Err(EtcdError::InvalidAuthMgmt);
         }
         let mut role = self.roles.get(name).ok_or(EtcdError::RoleNotFound)?.clone();
-        let same = |held: &&mut Permission| held.key == permission.key && held.range_end == permission.range_end;
-        match role.permissions.iter_mut().find(same) {
-            Some(held) => held.access = permission.access,
-            None => {
-                role.permissions.push(permission);
-                role.permissions.sort_by(|one, other| one.key.cmp(&other.key));
+        let first = role.permissions.partition_point(|held| held.key < permission.key);
+        match role.permissions.get_mut(first) {
+            Some(held) if held.key == permission.key && held.range_end == permission.range_end => {
+                held.access = permission.access;
+            }
+            _ => {
+                let behind = role.permissions.partition_point(|held| held.key <= permission.key);
+                role.permissions.insert(behind, permission);
             }
         }
         self.put_role(name, role);
@@ -417,6 +423,28 @@ mod tests {
         assert_eq!(state.check_read(&Caller::default(), b"a", b""), Err(EtcdError::UserEmpty));
         assert_eq!(state.check_write(&caller(&state, "root"), b"", b"\0"), Ok(()));
         assert_eq!(state.check_admin(&ann), Err(EtcdError::PermissionDenied));
+    }
+
+    #[test]
+    fn only_the_first_permission_of_a_key_is_replaced() {
+        let mut state = enabled();
+        let grant = |state: &mut AuthState, end: &[u8], access| {
+            let permission = Permission { access, key: b"k".to_vec(), range_end: end.to_vec() };
+            state.role_grant("reader", permission).unwrap();
+        };
+        grant(&mut state, b"l", Access::Read);
+        grant(&mut state, b"", Access::Write);
+        grant(&mut state, b"l", Access::Write);
+        grant(&mut state, b"", Access::Read);
+        let root = caller(&state, "root");
+        let held: Vec<_> = state.role_get(&root, "reader").unwrap()[1..]
+            .iter()
+            .map(|permission| (permission.range_end.clone(), permission.access))
+            .collect();
+        let (short, long) = (b"".to_vec(), b"l".to_vec());
+        assert_eq!(held, [(long, Access::Write), (short.clone(), Access::Write), (short, Access::Read)]);
+        state.role_revoke("reader", b"k", b"").unwrap();
+        assert_eq!(state.role_get(&root, "reader").unwrap().len(), 2);
     }
 
     #[test]
