@@ -34,7 +34,7 @@ deps: ## check the toolchain; install what is missing, or say how
 build: ## the optimised binary, and bin/broker, bin/sentinel, bin/client as links to it
 	@$(CARGO) build --release --locked -p goulette
 	@mkdir -p bin
-	@install -m 755 target/release/goulette bin/.goulette.new && mv -f bin/.goulette.new bin/goulette
+	@install -m 755 target/release/goulette bin/.goulette.$$$$ && mv -f bin/.goulette.$$$$ bin/goulette
 	@for role in broker sentinel client; do ln -sf goulette bin/$$role; done
 
 install: build ## into PREFIX/bin (default /usr/local)
