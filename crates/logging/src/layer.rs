@@ -21,7 +21,10 @@ static WANTED: AtomicU8 = AtomicU8::new(OFF);
 const OFF: u8 = Level::ALL.len() as u8;
 
 /// Libraries below us that narrate every frame or step: of them, only warnings and errors are news.
-const NARRATORS: [&str; 7] = ["h2", "hyper", "hyper_util", "mio", "openraft", "tonic", "tower"];
+const NARRATORS: [&str; 6] = ["h2", "hyper", "hyper_util", "mio", "tonic", "tower"];
+/// Those that warn at each of dozens of attempts a second, of what our own lines tell once: their warnings are for whoever
+/// wants everything.
+const ALARMISTS: [&str; 1] = ["openraft"];
 
 /// Makes the layer the process's subscriber, at the first call.
 pub(crate) fn install() -> Result<(), InitError> {
@@ -82,7 +85,17 @@ fn is_wanted(metadata: &Metadata<'_>) -> bool {
     }
     let severity = severity(metadata);
     let library = metadata.target().split("::").next().unwrap_or_default();
-    level().is_some_and(|wanted| severity >= wanted && (severity >= Level::Warn || !NARRATORS.contains(&library)))
+    level().is_some_and(|wanted| severity >= least(wanted, library))
+}
+
+/// What a library's line must be to be logged at a wanted level.
+fn least(wanted: Level, library: &str) -> Level {
+    match wanted {
+        Level::Debug | Level::Info if NARRATORS.contains(&library) => Level::Warn,
+        Level::Debug if ALARMISTS.contains(&library) => Level::Warn,
+        Level::Info | Level::Warn if ALARMISTS.contains(&library) => Level::Error,
+        _ => wanted,
+    }
 }
 
 /// tracing ends at ERROR; [`fatal!`](crate::fatal) marks its lines with a field.
@@ -93,5 +106,25 @@ fn severity(metadata: &Metadata<'_>) -> Level {
         tracing::Level::WARN => Level::Warn,
         tracing::Level::INFO => Level::Info,
         tracing::Level::DEBUG | tracing::Level::TRACE => Level::Debug,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_heard_less_than_we_are() {
+        for (wanted, library, expected) in [
+            (Level::Debug, "goulette_etcd", Level::Debug),
+            (Level::Debug, "h2", Level::Warn),
+            (Level::Error, "h2", Level::Error),
+            (Level::Debug, "openraft", Level::Warn),
+            (Level::Info, "openraft", Level::Error),
+            (Level::Warn, "openraft", Level::Error),
+            (Level::Fatal, "openraft", Level::Fatal),
+        ] {
+            assert_eq!(least(wanted, library), expected, "{wanted:?} {library}");
+        }
     }
 }

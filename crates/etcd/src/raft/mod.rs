@@ -15,6 +15,7 @@ mod peers;
 mod read_index;
 mod record;
 mod service;
+mod told;
 mod types;
 
 pub use ids::{cluster_id, member_id};

@@ -593,15 +593,16 @@ async fn ask_member(core: &Core, peers: &Peers, id: MemberId) -> Answer {
     let Some(mut client) = peers.client(id, Use::Control) else { return Answer::None };
     let asked = timeout(core.election_timeout, client.members(pb::MembersRequest { member: core.own })).await;
     let answer = match asked {
-        Ok(Ok(answer)) if answer.get_ref().cluster == core.cluster => {
-            if answer.get_ref().removed {
-                Answer::Removed
-            } else {
-                Answer::Here
-            }
-        }
-        _ => Answer::None,
+        Ok(Ok(answer)) if answer.get_ref().cluster == core.cluster => Ok(answer.into_inner().removed),
+        Ok(Ok(answer)) => Err(format!("it belongs to cluster {:x}", answer.get_ref().cluster)),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err(format!("nothing came in {:?}", core.election_timeout)),
     };
-    peers.asked(id, answer != Answer::None);
-    answer
+    let known = match answer {
+        Ok(true) => Answer::Removed,
+        Ok(false) => Answer::Here,
+        Err(_) => Answer::None,
+    };
+    peers.asked(id, answer.map(|_| ()));
+    known
 }

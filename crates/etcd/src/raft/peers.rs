@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use goulette_logging::{info, warn};
 use goulette_proto::raft::raft_client::RaftClient;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -31,6 +32,8 @@ pub(crate) const META_TO: &str = "raft-to";
 /// A message carries entries of about 1 MiB, or one that is larger alone.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
+/// A member that is silent for so long is worth a line in the log; members of a new cluster start one after the other.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
@@ -61,11 +64,22 @@ struct Peer {
     channels: Option<[Channel; 3]>,
     /// Since when it has answered whenever it was asked.
     connected_since: Option<Instant>,
+    /// Since when it has not.
+    silent_since: Option<Instant>,
+    /// Whether the log says so.
+    is_told: bool,
 }
 
 impl Peer {
     fn at(urls: &[String]) -> Self {
-        Self { urls: urls.to_vec(), current: 0, channels: None, connected_since: None }
+        Self {
+            urls: urls.to_vec(),
+            current: 0,
+            channels: None,
+            connected_since: None,
+            silent_since: None,
+            is_told: false,
+        }
     }
 }
 
@@ -134,11 +148,28 @@ impl Peers {
         peer.channels.as_ref().map(|channels| channels[purpose as usize].clone())
     }
 
-    /// The member was asked, and has answered or not.
-    pub(crate) fn asked(&self, id: MemberId, has_answered: bool) {
-        if let Some(peer) = self.table().get_mut(&id) {
-            peer.connected_since =
-                if has_answered { peer.connected_since.or_else(|| Some(Instant::now())) } else { None };
+    /// The member was asked, and has answered or not. The log tells of a silence once, when it begins to matter, and
+    /// when it is over.
+    pub(crate) fn asked(&self, id: MemberId, answer: Result<(), String>) {
+        let mut table = self.table();
+        let Some(peer) = table.get_mut(&id) else { return };
+        let now = Instant::now();
+        match answer {
+            Ok(()) => {
+                peer.connected_since.get_or_insert(now);
+                peer.silent_since = None;
+                if std::mem::take(&mut peer.is_told) {
+                    info!("member {id:x} answers again");
+                }
+            }
+            Err(reason) => {
+                peer.connected_since = None;
+                let since = *peer.silent_since.get_or_insert(now);
+                if !peer.is_told && now >= since + TELL_AFTER {
+                    peer.is_told = true;
+                    warn!("member {id:x} at {} does not answer, and is asked on: {reason}", peer.urls.join(", "));
+                }
+            }
         }
     }
 

@@ -23,6 +23,7 @@ use super::{
     core::Core,
     machine::SnapshotData,
     peers::{META_CLUSTER, META_FROM, META_PROTOCOL, META_TO, PROTOCOL},
+    told::Told,
     types::{
         Malformed, StoredMembership, Vote, entry_from_pb, log_id_from_pb, log_id_to_pb, member_from_pb, member_to_pb,
         membership_from_pb, vote_from_pb, vote_to_pb,
@@ -41,11 +42,13 @@ pub struct PeerService {
     /// Where snapshots are received.
     dir: PathBuf,
     received: AtomicU64,
+    /// Refusals that the log has been told of.
+    refusals: Told,
 }
 
 impl PeerService {
     pub(super) fn new(core: Arc<Core>, env: Env, dir: PathBuf) -> Self {
-        Self { core, env, dir, received: AtomicU64::new(0) }
+        Self { core, env, dir, received: AtomicU64::new(0), refusals: Told::default() }
     }
 
     /// Refuses whoever is of another cluster, speaks another protocol, or means somebody else.
@@ -70,7 +73,9 @@ impl PeerService {
         } else {
             return Ok(from);
         };
-        warn!("refused a member: {refusal}");
+        if self.refusals.is_news(&refusal) {
+            warn!("refuses a member: {refusal}");
+        }
         Err(Status::failed_precondition(refusal))
     }
 
