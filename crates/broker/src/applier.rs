@@ -89,8 +89,11 @@ fn apply_one(assignment: &Assignment, node: &Node) -> Result<(), ChangeError> {
     for (broker, at) in &assignment.addresses {
         node.hub.note_address(broker.clone(), at.clone());
     }
+    let is_replica = assignment.state.replicas.contains(&node.hub.member().broker);
     let partition = match node.registry.get(assignment.partition) {
         Some(partition) => partition,
+        // Moved away before it came.
+        None if !is_replica => return Ok(()),
         None => match node.log.create_partition(assignment.partition, &assignment.topic) {
             Ok(log) => node.registry.add(log, &node.hub),
             Err(ChangeError::Deleted(_)) => {

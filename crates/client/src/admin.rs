@@ -37,6 +37,8 @@ pub struct TopicSpec {
 pub struct TopicChange {
     /// The new number of partitions, which may only grow; 0 leaves it.
     pub partitions: u32,
+    /// Replicas wanted of each partition from now on; 0 leaves it.
+    pub replication_factor: u32,
     /// Settings to set.
     pub set: BTreeMap<String, String>,
     /// Settings to go back to the default.
@@ -127,6 +129,7 @@ impl Admin {
     pub async fn alter_topic(&self, name: &TopicName, change: TopicChange) -> Result<pb::Topic, ClientError> {
         let request = pb::AlterTopicRequest {
             name: name.to_string(),
+            replication_factor: change.replication_factor,
             set: change.set.into_iter().collect::<HashMap<_, _>>(),
             unset: change.unset,
             partitions: change.partitions,

@@ -182,6 +182,8 @@ pub struct Replica {
     fenced: Option<LeaderEpoch>,
     /// The doubt that is to be answered.
     doubt: Option<(LeaderEpoch, PartitionEpoch)>,
+    /// The partition was moved away from here: what is stored is to go as soon as the log is settled.
+    released: bool,
     inner: Inner,
 }
 
@@ -199,7 +201,17 @@ pub enum Report {
 impl Replica {
     /// A partition as it was opened by this start of the broker.
     pub fn new(me: Member, incarnation: Incarnation, log: LogView, options: ReplicaOptions) -> Self {
-        Self { me, incarnation, options, log, state: None, fenced: None, doubt: None, inner: Inner::Idle }
+        Self {
+            me,
+            incarnation,
+            options,
+            log,
+            state: None,
+            fenced: None,
+            doubt: None,
+            released: false,
+            inner: Inner::Idle,
+        }
     }
 
     /// The log as the core sees it.
@@ -266,6 +278,7 @@ impl Replica {
         let same_epoch = self.state.as_ref().is_some_and(|known| known.leader_epoch == state.leader_epoch);
         self.state = Some(state.clone());
         self.doubt = None;
+        self.released = !state.replicas.contains(&self.me.broker);
         let mine = LeaderId { broker: self.me.broker.clone(), incarnation: self.incarnation };
         let leads_here = match &state.leader {
             Some(leader) if cfg!(goulette_bug = "old_leadership_after_restart") => leader.broker == self.me.broker,
@@ -295,6 +308,17 @@ impl Replica {
                 self.inner = Inner::Following(Follower::new(leader, state.leader_epoch, state.unclean));
             }
             _ => self.resign(effects),
+        }
+        self.release(effects);
+    }
+
+    /// Empties the log of a partition that was moved away. Only a state says so that is newer than all known here and leaves
+    /// this replica out; should it be one again, it begins at the leader's start as a new one does.
+    fn release(&mut self, effects: &mut Vec<Effect>) {
+        let is_empty = self.log.written == Offset::ZERO;
+        if self.released && matches!(self.inner, Inner::Idle) && self.log.is_settled() && !is_empty {
+            self.log.cutting = Some(Offset::ZERO);
+            effects.push(Effect::Truncate { to: Offset::ZERO, restart: true });
         }
     }
 
@@ -338,7 +362,7 @@ impl Replica {
                 follower.hello(&self.me, self.incarnation, &self.log, effects);
             }
             Inner::Elected => self.lead(now, effects),
-            Inner::Idle | Inner::Stopped(_) => {}
+            Inner::Idle | Inner::Stopped(_) => self.release(effects),
         }
     }
 
@@ -351,7 +375,7 @@ impl Replica {
                 follower.hello(&self.me, self.incarnation, &self.log, effects);
             }
             Inner::Elected => self.lead(now, effects),
-            _ => {}
+            _ => self.release(effects),
         }
     }
 
@@ -504,3 +528,6 @@ impl Replica {
         Report::Ready(Reported { member: self.me.clone(), answers, log: self.log.last() })
     }
 }
+
+#[cfg(test)]
+mod tests;

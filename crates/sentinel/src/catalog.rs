@@ -38,6 +38,7 @@ pub(crate) struct Catalog {
     partitions: BTreeMap<PartitionId, At<PartitionRecord>>,
     /// The partitions that each broker is to hold.
     held: BTreeMap<BrokerId, BTreeSet<PartitionId>>,
+    released: Released,
     brokers: BTreeMap<BrokerId, At<BrokerRecord>>,
     deleted: HashMap<TopicId, Revision>,
     /// The same in the order of their deletion.
@@ -47,6 +48,18 @@ pub(crate) struct Catalog {
     leading: Option<At<SentinelRecord>>,
     /// Keys whose values are none of ours, each with what is wrong.
     foreign: BTreeMap<String, String>,
+}
+
+/// The partitions that were moved away from each broker, and since when, so that it hears of that. Seen happen, not stored: a
+/// broker that was away meanwhile, from a sentinel that has not seen it, keeps what it has.
+#[derive(Clone, Debug, Default)]
+struct Released(BTreeMap<BrokerId, BTreeMap<PartitionId, Revision>>);
+
+/// Two catalogs are the same that say the same of the metadata.
+impl PartialEq for Released {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// What a broker has to lead or to follow.
@@ -135,6 +148,25 @@ impl Catalog {
         Ok(())
     }
 
+    /// Takes over from an earlier reading of the same metadata what was moved away since then.
+    pub(crate) fn continues(&mut self, before: &Self) {
+        if before.generation() != self.generation() {
+            return;
+        }
+        self.released = before.released.clone();
+        for (broker, held) in &before.held {
+            let now = self.held.get(broker);
+            let gone =
+                held.iter().filter(|id| self.partitions.contains_key(id) && !now.is_some_and(|now| now.contains(id)));
+            let gone: Vec<_> = gone.map(|id| (*id, self.revision)).collect();
+            self.released.0.entry(broker.clone()).or_default().extend(gone);
+        }
+        for (broker, released) in &mut self.released.0 {
+            let now = self.held.get(broker);
+            released.retain(|id, _| self.partitions.contains_key(id) && !now.is_some_and(|now| now.contains(id)));
+        }
+    }
+
     /// Notes that everything up to `revision` is in here.
     pub(crate) fn advance(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
@@ -178,7 +210,14 @@ impl Catalog {
             }
             Entry::Partition(id, record) => {
                 self.forget_replicas(id);
+                let before = self.partitions.get(&id).map(|at| &at.record.replicas);
+                for broker in before.into_iter().flatten().filter(|broker| !record.replicas.contains(broker)) {
+                    self.released.0.entry(broker.clone()).or_default().insert(id, revision);
+                }
                 for broker in &record.replicas {
+                    if let Some(released) = self.released.0.get_mut(broker) {
+                        released.remove(&id);
+                    }
                     self.held.entry(broker.clone()).or_default().insert(id);
                 }
                 self.partitions.insert(id, At { revision, record });
@@ -211,8 +250,10 @@ impl Catalog {
             Key::Partition(id) => {
                 self.forget_replicas(*id);
                 self.partitions.remove(id);
+                self.released.0.values_mut().for_each(|released| _ = released.remove(id));
             }
             Key::Broker(id) => {
+                self.released.0.remove(id);
                 self.brokers.remove(id);
             }
             Key::Deleted(id) => {
@@ -334,6 +375,20 @@ impl Catalog {
         live.map(|(id, _)| (id.clone(), self.held.get(id).map_or(0, BTreeSet::len))).collect()
     }
 
+    /// Brokers, each with the number of partitions that it leads by preference.
+    pub(crate) fn preferred_load(&self) -> BTreeMap<BrokerId, usize> {
+        let mut led = BTreeMap::new();
+        for first in self.partitions.values().filter_map(|at| at.record.replicas.first()) {
+            *led.entry(first.clone()).or_default() += 1;
+        }
+        led
+    }
+
+    /// How many brokers are there to stay, whether they are live now or not.
+    pub(crate) fn open_brokers(&self) -> usize {
+        self.brokers().filter(|(_, record)| record.leaving.is_none()).count()
+    }
+
     /// How many replicas a partition can have now that wants so many.
     pub(crate) fn possible_replicas(&self, wanted: u32) -> usize {
         let mut open = 0;
@@ -376,10 +431,11 @@ impl Catalog {
         }
     }
 
-    /// What this start of a broker has to lead or to follow, as far as it changed after revision `since`.
+    /// What this start of a broker has to lead or to follow, as far as it changed after revision `since`, and what was moved
+    /// away from it since then: of that it is no replica.
     pub(crate) fn assignments(&self, broker: &BrokerId, incarnation: Incarnation, since: Revision) -> Vec<Assignment> {
         let Some(me) = self.broker(broker) else { return Vec::new() };
-        let assignment = |id: PartitionId| {
+        let assignment = |id: PartitionId, released: Option<Revision>| {
             let partition = self.partitions.get(&id)?;
             let name = self.names.get(&id.topic)?;
             let topic = self.topics.get(name)?;
@@ -392,12 +448,14 @@ impl Catalog {
                 }
                 Some(_) | None => AssignedRole::Waiting,
             };
-            let mut changed = partition.revision.max(topic.revision);
+            let mut changed = released.unwrap_or_else(|| partition.revision.max(topic.revision));
             let mut replicas = Vec::new();
             if me.replicates {
                 for replica in &record.replicas {
                     let at = self.brokers.get(replica);
-                    changed = changed.max(at.map_or(Revision(0), |at| at.revision));
+                    if released.is_none() {
+                        changed = changed.max(at.map_or(Revision(0), |at| at.revision));
+                    }
                     replicas.push((replica.clone(), at.map(|at| at.record.clone())));
                 }
             } else if role != AssignedRole::Leader {
@@ -414,7 +472,9 @@ impl Catalog {
                 replicas,
             })
         };
-        self.held_by(broker).filter_map(assignment).collect()
+        let held = self.held_by(broker).filter_map(|id| assignment(id, None));
+        let released = self.released.0.get(broker).into_iter().flatten();
+        held.chain(released.filter_map(|(&id, &at)| assignment(id, Some(at)))).collect()
     }
 
     /// Who leads the partition now.

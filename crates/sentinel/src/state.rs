@@ -177,8 +177,11 @@ impl State {
     }
 
     /// Takes everything anew.
-    pub(crate) fn replace(&self, catalog: Catalog) {
-        *self.catalog_mut() = catalog;
+    pub(crate) fn replace(&self, mut catalog: Catalog) {
+        let mut present = self.catalog_mut();
+        catalog.continues(&present);
+        *present = catalog;
+        drop(present);
         self.publish();
     }
 

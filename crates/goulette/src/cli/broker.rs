@@ -65,6 +65,10 @@ pub(crate) struct BrokerFlags {
     #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
     pub(crate) scrub_bytes_per_second: u64,
 
+    /// Bytes of old fragments that are read in a second, at most, for each follower that catches up
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) catch_up_bytes_per_second: u32,
+
     #[command(flatten)]
     pub(crate) config: ConfigFlag,
 

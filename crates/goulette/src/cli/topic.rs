@@ -76,6 +76,10 @@ pub(crate) struct AlterFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) partitions: Option<u32>,
 
+    /// Replicas wanted of each partition, added or removed by and by [default: unchanged]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) replication_factor: Option<u32>,
+
     /// A setting to set, as fragment_ms=3600000; may be repeated [default: none]
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) config: Vec<KeyValue>,

@@ -75,6 +75,7 @@ fn options(flags: &BrokerFlags) -> Result<BrokerOptions, Failure> {
     options.limits.batch_bytes_max = flags.batch_bytes_max;
     options.log.space.free_bytes_min = flags.disk_free_bytes_min;
     options.log.scrub.bytes_per_second = flags.scrub_bytes_per_second;
+    options.catch_up_bytes_per_second = flags.catch_up_bytes_per_second;
     options.log.fragment_handles_max = open_files::fragment_handles(options.log.fragment_handles_max);
     options.log.wal.sync = match flags.sync {
         SyncChoice::Always => SyncPolicy::Always,

@@ -35,11 +35,16 @@ async fn create(flags: CreateFlags) -> Result<(), Failure> {
 }
 
 async fn alter(flags: AlterFlags) -> Result<(), Failure> {
-    if flags.partitions.is_none() && flags.config.is_empty() && flags.unset.is_empty() {
-        return Err(Failure::usage("nothing to change: give -partitions, -config or -unset"));
+    let numbers = [flags.partitions, flags.replication_factor];
+    if numbers == [None, None] && flags.config.is_empty() && flags.unset.is_empty() {
+        return Err(Failure::usage("nothing to change: give -partitions, -replication-factor, -config or -unset"));
     }
-    let change =
-        TopicChange { partitions: flags.partitions.unwrap_or(0), set: settings(flags.config), unset: flags.unset };
+    let change = TopicChange {
+        partitions: flags.partitions.unwrap_or(0),
+        replication_factor: flags.replication_factor.unwrap_or(0),
+        set: settings(flags.config),
+        unset: flags.unset,
+    };
     let client = connect(&flags.cluster.sentinel).await?;
     let topic = client.admin().alter_topic(&flags.name, change).await?;
     show("altered", &topic, flags.cluster.output)

@@ -57,6 +57,11 @@ impl Ring {
         Self { members, points }
     }
 
+    /// The brokers that it is made of.
+    pub(crate) fn members(&self) -> &BTreeMap<BrokerId, Member> {
+        &self.members
+    }
+
     /// The brokers for a partition's replicas, first the one that leads by preference: distinct, of distinct racks as long
     /// as there are enough, none loaded beyond its bound as long as one has room. Fewer than `replicas` only if there are
     /// fewer brokers. The choice is counted in `load`.

@@ -113,7 +113,8 @@ pub(crate) fn elect(
 /// Orders other replicas for a partition, or takes such an order back (`to` is empty).
 ///
 /// # Errors
-/// [`RequestError::Refused`]; [`RequestError::UnknownBroker`] for a replica that never registered.
+/// [`RequestError::Refused`], also for another number of replicas than the topic wants: they would be added, or go, at once;
+/// [`RequestError::UnknownBroker`] for a replica that never registered.
 pub(crate) fn reassign(
     catalog: &Catalog,
     now: Timestamp,
@@ -124,6 +125,19 @@ pub(crate) fn reassign(
     let replicates = |broker: &BrokerRecord| broker.replicates || to.len() == 1;
     if let Some(unknown) = to.iter().find(|broker| !catalog.broker(broker).is_some_and(replicates)) {
         return Err(RequestError::UnknownBroker { broker: unknown.clone() });
+    }
+    if let Some(topic) = catalog.topic_name(id.topic).and_then(|name| catalog.topic(name))
+        && !to.is_empty()
+        && to.len() != record.replicas.len()
+        && !(catalog.possible_replicas(topic.replication_factor)..=topic.replication_factor as usize)
+            .contains(&to.len())
+    {
+        let reason = format!(
+            "its topic wants {} replicas, not {}: alter the topic's replication factor instead",
+            topic.replication_factor,
+            to.len()
+        );
+        return Err(RequestError::Refused { partition: id, reason });
     }
     let state = partition_state::state(record);
     let live = catalog.live();

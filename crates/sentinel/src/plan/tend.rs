@@ -32,6 +32,7 @@ pub(crate) fn next(catalog: &Catalog, now: Timestamp) -> Option<Step> {
         .or_else(|| remove(catalog, now))
         .or_else(|| vacate(catalog, now))
         .or_else(|| raise(catalog, now))
+        .or_else(|| lower(catalog, now))
         .or_else(|| prefer(catalog, now))
 }
 
@@ -82,7 +83,7 @@ fn remove(catalog: &Catalog, now: Timestamp) -> Option<Step> {
     Some(draft.finish())
 }
 
-/// Replicas on brokers that an operator wants empty go to others.
+/// Replicas on brokers that an operator wants empty go to others; where fewer brokers than replicas are left, they go.
 fn vacate(catalog: &Catalog, now: Timestamp) -> Option<Step> {
     let leaving = |broker: &BrokerId| catalog.broker(broker).and_then(|record| record.leaving.as_ref());
     if !catalog.brokers().any(|(broker, _)| leaving(broker).is_some()) {
@@ -98,11 +99,11 @@ fn vacate(catalog: &Catalog, now: Timestamp) -> Option<Step> {
             Some(other) => [&kept[..], &[other]].concat(),
             None => mover.ring.place_beside(id, &kept, record.replicas.len(), &mover.ring.bounds(1, load), load),
         };
-        if to.len() < record.replicas.len() {
-            // Nobody is there to take it.
+        if to.len() < record.replicas.len().min(catalog.open_brokers()).max(1) {
+            // Nobody is there to take it yet.
             return None;
         }
-        if record.replicas.first() == Some(goes) {
+        if record.replicas.first() == Some(goes) && to.len() > kept.len() {
             // Its place as the preferred leader goes with it.
             to.rotate_right(1);
         }
@@ -122,6 +123,23 @@ fn raise(catalog: &Catalog, now: Timestamp) -> Option<Step> {
         }
         let to = mover.ring.place_beside(id, &record.replicas, wanted, &mover.ring.bounds(wanted, load), load);
         (to.len() > record.replicas.len()).then_some(to)
+    })
+}
+
+/// Partitions give up replicas beyond those that their topic wants: those that lag first, then the last ones.
+fn lower(catalog: &Catalog, now: Timestamp) -> Option<Step> {
+    Mover::new(catalog).start(catalog, now, |id, record, _, _| {
+        let wanted = catalog.topic(catalog.topic_name(id.topic)?)?.replication_factor as usize;
+        let replicas = &record.replicas;
+        if replicas.len() <= wanted {
+            return None;
+        }
+        let in_sync = |broker: &BrokerId| record.isr.iter().any(|member| member.broker == *broker);
+        let mut kept: Vec<usize> = (0..replicas.len()).collect();
+        kept.sort_by_key(|&place| !in_sync(&replicas[place]));
+        kept.truncate(wanted);
+        kept.sort_unstable();
+        Some(kept.into_iter().map(|place| replicas[place].clone()).collect())
     })
 }
 

@@ -10,7 +10,7 @@ use goulette_replication::{Member, PartitionState, controller};
 use goulette_types::{BrokerId, PartitionId, PartitionIndex, Timestamp, TopicId, TopicName};
 
 use super::{Draft, Step};
-use crate::{RequestError, catalog::Catalog, topic_config};
+use crate::{RequestError, catalog::Catalog, placement::Leads, topic_config};
 
 /// A topic to be made, checked.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Alteration {
     pub(crate) unset: Vec<String>,
     /// `None`: as many as it has.
     pub(crate) partitions: Option<u32>,
+    /// `None`: as before.
+    pub(crate) replication_factor: Option<u32>,
 }
 
 /// The first step of making a topic; [`fill`] gives the others. `None` if this very request has made it already.
@@ -92,10 +94,12 @@ fn place(
     let (live, ring, mut load) = (catalog.live(), catalog.ring(), catalog.live_load());
     let count = catalog.possible_replicas(record.replication_factor);
     let bounds = ring.bounds(partitions.len() * count, &load);
+    let mut leads = Leads::new(ring.members(), catalog.preferred_load(), partitions.len());
     let mut replicas = Vec::new();
     for index in partitions.take(draft.room()) {
         let id = PartitionId { topic, index: PartitionIndex(index) };
-        let chosen = ring.place(id, count, &bounds, &mut load);
+        let mut chosen = ring.place(id, count, &bounds, &mut load);
+        leads.choose(&mut chosen, None);
         let storage = |broker: &BrokerId| live.get(broker).map(|live| live.storage);
         let members =
             chosen.iter().filter_map(|broker| Some(Member { broker: broker.clone(), storage: storage(broker)? }));
@@ -132,7 +136,8 @@ pub(crate) fn alter(
     if wanted < topic.partitions {
         return Err(RequestError::PartitionsShrink { topic: name.clone(), present: topic.partitions, wanted });
     }
-    let mut altered = TopicRecord { partitions: wanted, ..topic.clone() };
+    let replication_factor = alteration.replication_factor.unwrap_or(topic.replication_factor);
+    let mut altered = TopicRecord { partitions: wanted, replication_factor, ..topic.clone() };
     for setting in &alteration.unset {
         altered.config.remove(setting);
     }

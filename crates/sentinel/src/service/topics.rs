@@ -30,15 +30,7 @@ pub(super) async fn create(
         0 => context.options.default_partitions,
         partitions => check_partitions(partitions)?,
     };
-    let replication_factor = match request.replication_factor {
-        0 => None,
-        factor if factor <= REPLICATION_FACTOR_MAX => Some(factor),
-        factor => {
-            return Err(RequestError::Invalid(format!(
-                "replication factor must be 1 to {REPLICATION_FACTOR_MAX}, not {factor}"
-            )));
-        }
-    };
+    let replication_factor = check_factor(request.replication_factor)?;
     let config = request.config.into_iter().collect();
     topic_config::check(&config)?;
     let request_id = request_id(&request.request_id)?;
@@ -99,7 +91,8 @@ pub(super) async fn alter(
         0 => None,
         partitions => Some(check_partitions(partitions)?),
     };
-    let alteration = Alteration { set, unset: request.unset, partitions };
+    let replication_factor = check_factor(request.replication_factor)?;
+    let alteration = Alteration { set, unset: request.unset, partitions, replication_factor };
     let revision = context.controller.alter_topic(name.clone(), alteration).await?;
     settle(context, &name, revision).await;
     Ok(pb::AlterTopicResponse { topic: Some(find(context, &name)?) })
@@ -124,6 +117,18 @@ fn check_partitions(partitions: u32) -> Result<u32, RequestError> {
         return Ok(partitions);
     }
     Err(RequestError::Invalid(format!("partitions must be 1 to {PARTITIONS_MAX}, not {partitions}")))
+}
+
+/// The factor asked for; `None` for 0, which leaves it to others.
+fn check_factor(factor: u32) -> Result<Option<u32>, RequestError> {
+    match factor {
+        0 => Ok(None),
+        1..=REPLICATION_FACTOR_MAX => Ok(Some(factor)),
+        _ => {
+            let text = format!("replication factor must be 1 to {REPLICATION_FACTOR_MAX}, not {factor}");
+            Err(RequestError::Invalid(text))
+        }
+    }
 }
 
 /// The request id as it is stored: hexadecimal digits.

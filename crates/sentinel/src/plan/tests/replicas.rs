@@ -229,6 +229,116 @@ fn a_broker_is_emptied_and_forgotten_by_order() {
 }
 
 #[test]
+fn a_broker_hears_what_was_moved_away_from_it_once() {
+    let mut world = with_brokers(4);
+    world.create(1);
+    let before = world.record(0);
+    let gone = before.replicas[0].clone();
+    let since = world.catalog.revision();
+    let to: Vec<_> = (1..=4).map(|number| id(&format!("b{number}"))).filter(|broker| *broker != gone).collect();
+    let step = partition::reassign(&world.catalog, NOW, partition(0), &to).unwrap();
+    world.commit(step.unwrap());
+    assert!(matches!(world.all_in_sync(0), Verdict::Accepted(_)));
+    assert!(!world.record(0).replicas.contains(&gone), "the move is complete");
+    let incarnation = before.leader.unwrap().incarnation;
+    let told = |catalog: &Catalog, since| catalog.assignments(&gone, incarnation, since);
+    let news = told(&world.catalog, since);
+    assert_eq!(news.len(), 1, "it led until now, and would not know");
+    assert_eq!(news[0].record.replicas, to);
+    let mut reread = world.catalog.clone();
+    reread.continues(&world.catalog);
+    assert_eq!(told(&reread, since).len(), 1);
+    let heard = world.catalog.revision();
+    assert_eq!(told(&world.catalog, heard), [], "told once");
+    let back = partition::reassign(&world.catalog, NOW, partition(0), &before.replicas).unwrap();
+    world.commit(back.unwrap());
+    let again = told(&world.catalog, heard);
+    assert!(again.len() == 1 && again[0].record.replicas.contains(&gone), "it is a replica again");
+}
+
+#[test]
+fn leaderships_are_spread_and_a_rebalance_comes_to_rest() {
+    let mut world = with_brokers(1);
+    world.create(30);
+    (2..=3).for_each(|number| _ = world.register(&replicating(number)));
+    let settle = |world: &mut World| {
+        world.tend();
+        (0..30).for_each(|index| drop(world.all_in_sync(index)));
+        world.tend();
+    };
+    settle(&mut world);
+    settle(&mut world);
+    assert!((0..30).all(|index| world.record(index).replicas.len() == 3 && world.leader(index) == "b1"));
+    let orders = rebalance::orders(&world.catalog);
+    for (id, to) in orders {
+        let step = partition::reassign(&world.catalog, NOW, id, &to).unwrap();
+        world.commit(step.unwrap());
+    }
+    settle(&mut world);
+    for broker in ["b1", "b2", "b3"] {
+        assert_eq!((0..30).filter(|&index| world.leader(index) == broker).count(), 10, "{broker}");
+    }
+    assert_eq!(rebalance::orders(&world.catalog), [], "a second one finds nothing to do");
+}
+
+#[test]
+fn the_last_brokers_are_emptied_by_giving_up_replicas() {
+    let mut world = with_brokers(3);
+    world.create(20);
+    let leave = |world: &mut World, number: u32| {
+        let leaving = Some(Leaving { remove: false, replacement: None });
+        let step = broker::drain(&world.catalog, NOW, &id(&format!("b{number}")), leaving).unwrap();
+        world.commit(step.unwrap());
+        world.tend();
+    };
+    leave(&mut world, 3);
+    let two = |index| world.record(index).replicas.len() == 2 && world.record(index).min_insync_replicas == 2;
+    assert!((0..20).all(|index| two(index) && !world.record(index).replicas.contains(&id("b3"))));
+    leave(&mut world, 2);
+    assert!((0..20).all(|index| world.record(index).replicas == [id("b1")] && world.leader(index) == "b1"));
+    leave(&mut world, 1);
+    assert!((0..20).all(|index| world.record(index).replicas == [id("b1")]), "the last replica goes nowhere");
+}
+
+#[test]
+fn while_another_broker_may_come_back_nothing_is_given_up() {
+    let mut world = with_brokers(4);
+    world.create(20);
+    world.die(4);
+    let held = |world: &World| world.catalog.held_by(&id("b3")).count();
+    let (before, leaving) = (held(&world), Some(Leaving { remove: false, replacement: None }));
+    let step = broker::drain(&world.catalog, NOW, &id("b3"), leaving).unwrap();
+    world.commit(step.unwrap());
+    world.tend();
+    assert!(before > 0 && (0..20).all(|index| world.record(index).replicas.len() >= 3));
+}
+
+#[test]
+fn another_factor_adds_replicas_or_lets_them_go() {
+    let mut world = with_brokers(4);
+    world.create(10);
+    let alter = |world: &mut World, factor| {
+        let alteration = Alteration { replication_factor: Some(factor), ..Default::default() };
+        let step = topic::alter(&world.catalog, NOW, &name(), &alteration).unwrap();
+        world.commit(step.unwrap());
+        world.tend();
+        (0..10).for_each(|index| drop(world.all_in_sync(index)));
+        world.tend();
+    };
+    alter(&mut world, 4);
+    assert!((0..10).all(|index| world.record(index).replicas.len() == 4 && world.record(index).moving.is_none()));
+    alter(&mut world, 1);
+    for index in 0..10 {
+        let record = world.record(index);
+        assert_eq!((record.replicas.len(), record.isr.len(), record.min_insync_replicas), (1, 1, 1));
+        assert_eq!(world.leader(index), record.replicas[0].as_str());
+    }
+    let two = [id("b1"), id("b2")];
+    let refused = partition::reassign(&world.catalog, NOW, partition(0), &two).unwrap_err();
+    assert!(refused.to_string().contains("wants 1 replicas, not 2"), "{refused}");
+}
+
+#[test]
 fn metadata_that_went_back_is_not_believed_before_all_replicas_have_reported() {
     let mut world = with_brokers(3);
     world.create(1);
