@@ -186,6 +186,9 @@ test-chaos: build ## three brokers killed, stopped, cut off, wiped, 20 times eac
 	@GOULETTE_BIN=$(CURDIR)/bin/goulette SCENARIO="$(SCENARIO)" CYCLES=$(or $(CYCLES),20) SEED=$(or $(SEED),42) \
 		$(CARGO) test --locked -p goulette --test chaos
 
+test-operations: build ## under load: from one broker to three and back, moves, an unclean election, a rolling restart (SCENARIO)
+	@GOULETTE_BIN=$(CURDIR)/bin/goulette SCENARIO="$(SCENARIO)" $(CARGO) test --locked -p goulette --test operations
+
 test-python: build ## publish and pull from Python, by grpcio
 	@scripts/test-python.sh
 

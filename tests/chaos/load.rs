@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use goulette_client::{Client, Consumer, ConsumerOptions, Delivery, Producer, ProducerOptions, ProducerRecord, Start};
@@ -27,6 +27,18 @@ pub(crate) struct Account {
     /// Nobody knows of these, nor need anybody.
     unknown: Mutex<BTreeSet<u64>>,
     refused: Mutex<Vec<(u64, String)>>,
+    /// When the last ack came, and the longest time without one.
+    pauses: Mutex<(Option<Instant>, Duration)>,
+}
+
+impl Account {
+    fn acked(&self) {
+        self.acknowledged.fetch_add(1, Ordering::Release);
+        let (last, longest) = &mut *self.pauses.lock().expect("no panic");
+        let now = Instant::now();
+        *longest = last.map_or(*longest, |last| now.duration_since(last).max(*longest));
+        *last = Some(now);
+    }
 }
 
 pub(crate) struct Load {
@@ -47,6 +59,20 @@ impl Load {
 
     pub(crate) fn acknowledged(&self) -> u64 {
         self.account.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// Records of unknown outcome so far.
+    #[allow(dead_code, reason = "of the test programs that share this file not all need it")]
+    pub(crate) fn unknown(&self) -> usize {
+        self.account.unknown.lock().expect("no panic").len()
+    }
+
+    /// The longest time without an ack since the last call.
+    #[allow(dead_code, reason = "of the test programs that share this file not all need it")]
+    pub(crate) fn take_pause(&self) -> Duration {
+        let (last, longest) = &mut *self.account.pauses.lock().expect("no panic");
+        let open = last.map_or(Duration::ZERO, |last| last.elapsed());
+        std::mem::take(longest).max(open)
     }
 
     /// Whether a client has given up.
@@ -100,7 +126,7 @@ async fn produce(client: Client, topic: TopicName, account: Arc<Account>, stop: 
     let count = tokio::spawn(async move {
         while let Some((number, delivery)) = delivered.recv().await {
             match delivery.await {
-                Ok(_) => _ = counted.acknowledged.fetch_add(1, Ordering::Release),
+                Ok(_) => counted.acked(),
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     counted.unknown.lock().expect("no panic").insert(number);
                 }

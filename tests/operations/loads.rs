@@ -1,0 +1,64 @@
+//! A load on each of several topics.
+
+use std::time::{Duration, Instant};
+
+use goulette_client::{Client, TopicSpec};
+use goulette_types::TopicName;
+use tokio::time::sleep;
+
+use crate::{
+    load::Load,
+    rig::{LOOK, PATIENCE, Rig},
+};
+
+pub(crate) struct Loads {
+    client: Client,
+    loads: Vec<(TopicName, Load)>,
+}
+
+impl Loads {
+    pub(crate) fn none(client: &Client) -> Self {
+        Self { client: client.clone(), loads: Vec::new() }
+    }
+
+    /// Makes a topic of one partition, and loads it.
+    pub(crate) async fn add(&mut self, topic: &str, spec: TopicSpec) {
+        let topic: TopicName = topic.parse().unwrap();
+        self.client.admin().create_topic(&topic, spec).await.unwrap();
+        let load = Load::start(&self.client, &topic);
+        self.loads.push((topic, load));
+    }
+
+    pub(crate) fn topics(&self) -> Vec<String> {
+        self.loads.iter().map(|(topic, _)| topic.to_string()).collect()
+    }
+
+    /// Waits until so many more records of each topic are acknowledged.
+    pub(crate) async fn go_on(&self, rig: &mut Rig, more: u64) {
+        for (topic, load) in &self.loads {
+            let (begun, wanted) = (Instant::now(), load.acknowledged() + more);
+            while load.acknowledged() < wanted {
+                assert!(rig.died().is_empty(), "a process has ended by itself: {:?}", rig.died());
+                assert!(!load.ended(), "a client of {topic} has given up");
+                assert!(begun.elapsed() < PATIENCE, "the producer of {topic} does not get on");
+                sleep(LOOK).await;
+            }
+        }
+    }
+
+    /// The longest time without an ack since the last call, of each topic.
+    pub(crate) fn take_pauses(&self) -> Vec<Duration> {
+        self.loads.iter().map(|(_, load)| load.take_pause()).collect()
+    }
+
+    /// Stops, and reads everything back: nothing was refused, of unknown outcome, or is lost.
+    pub(crate) async fn verify(self) {
+        let pause = self.take_pauses().into_iter().max().unwrap_or_default();
+        println!("  longest pause between two acks since it was last asked for: {} ms", pause.as_millis());
+        for (topic, load) in self.loads {
+            print!("  {topic}:");
+            assert_eq!(load.unknown(), 0, "nobody knows the outcome of some of {topic}");
+            load.verify(&self.client, &topic).await;
+        }
+    }
+}
