@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use goulette_proto::etcd::authpb;
 use prost::Message;
 
+use crate::store::tables::auth::{ENABLED, REVISION};
+
 use super::{
     permission::{Access, Permission},
     state::{AuthState, Change, Role, User},
@@ -17,9 +19,6 @@ pub(crate) const AUTH: &str = "auth";
 pub(crate) const USERS: &str = "authUsers";
 /// The bucket of roles.
 pub(crate) const ROLES: &str = "authRoles";
-
-const ENABLED: &[u8] = b"authEnabled";
-const REVISION: &[u8] = b"authRevision";
 
 /// A row that is not what we or etcd would have written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

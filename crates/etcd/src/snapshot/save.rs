@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use goulette_bbolt::{WriteError, Writer};
 use goulette_env::DiskFile;
 use redb::TableHandle;
+use serde_json::{Value, json};
 
 use crate::store::{
     Frozen, StoreError,
-    tables::{self, cluster, meta},
+    tables::{self, auth, cluster, meta},
 };
 
 /// The version of etcd's layout that the buckets have.
@@ -24,7 +25,7 @@ pub fn save(state: &Frozen, file: &dyn DiskFile) -> Result<u64, StoreError> {
     for table in tables::BUCKETS {
         let name = table.name();
         let mut bucket = writer.bucket(name.as_bytes());
-        if let Some(defaults) = defaults(name) {
+        if let Some(defaults) = defaults(name, state)? {
             // A handful of entries: with what etcd expects and we may not have written.
             let mut entries: BTreeMap<Vec<u8>, Vec<u8>> = defaults;
             state.scan(table, |key, value| {
@@ -43,13 +44,42 @@ pub fn save(state: &Frozen, file: &dyn DiskFile) -> Result<u64, StoreError> {
 }
 
 /// What etcd expects in a bucket.
-fn defaults(bucket: &str) -> Option<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let version = STORAGE_VERSION.as_bytes().to_vec();
-    match bucket {
-        "meta" => Some([(meta::STORAGE_VERSION.to_vec(), version)].into()),
-        "cluster" => Some([(cluster::VERSION.to_vec(), version)].into()),
-        _ => None,
+fn defaults(bucket: &str, state: &Frozen) -> Result<Option<BTreeMap<Vec<u8>, Vec<u8>>>, StoreError> {
+    let version = || STORAGE_VERSION.as_bytes().to_vec();
+    let entries = match bucket {
+        "meta" => {
+            [(meta::STORAGE_VERSION.to_vec(), version()), (meta::CONF_STATE.to_vec(), configuration(state)?)].into()
+        }
+        "cluster" => [(cluster::VERSION.to_vec(), version())].into(),
+        // A cluster that never had users is at their first revision.
+        "auth" => [(auth::REVISION.to_vec(), 1_u64.to_be_bytes().to_vec())].into(),
+        _ => return Ok(None),
+    };
+    Ok(Some(entries))
+}
+
+/// The members as etcd's raft tells them: who has a vote, and who learns.
+fn configuration(state: &Frozen) -> Result<Vec<u8>, StoreError> {
+    let (mut voters, mut learners) = (Vec::new(), Vec::new());
+    state.scan(tables::MEMBERS, |key, value| {
+        let damaged = || StoreError::Damaged(format!("the member {}", key.escape_ascii()));
+        let id = str::from_utf8(key).ok().and_then(|key| u64::from_str_radix(key, 16).ok()).ok_or_else(damaged)?;
+        let member: Value = serde_json::from_slice(value).map_err(|_| damaged())?;
+        let learns = member.get("isLearner").and_then(Value::as_bool).unwrap_or(false);
+        if learns {
+            learners.push(id)
+        } else {
+            voters.push(id)
+        };
+        Ok::<_, StoreError>(())
+    })?;
+    let mut configuration = json!({ "auto_leave": false });
+    for (name, ids) in [("voters", voters), ("learners", learners)] {
+        if !ids.is_empty() {
+            configuration[name] = ids.into();
+        }
     }
+    Ok(configuration.to_string().into_bytes())
 }
 
 fn from_bbolt(error: WriteError) -> StoreError {

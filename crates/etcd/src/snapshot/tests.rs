@@ -131,3 +131,29 @@ fn flipped_bytes_never_panic() {
         file.write_all_at(&byte, position).unwrap();
     }
 }
+
+#[test]
+fn a_snapshot_tells_who_votes_as_etcds_raft_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = filled(dir.path());
+    let members = |batch: &mut crate::store::Batch<'_>| {
+        let mut members = batch.bucket(tables::MEMBERS)?;
+        members.insert(&b"000000000000000a"[..], &br#"{"id":10,"peerURLs":[],"name":"one"}"#[..])?;
+        members.insert(&b"000000000000000b"[..], &br#"{"id":11,"peerURLs":[],"isLearner":true}"#[..])?;
+        Ok(())
+    };
+    from.write(Durability::Immediate, members).unwrap();
+    let file = saved(&from, dir.path());
+    let reader = goulette_bbolt::Reader::open(&*file).unwrap();
+    let mut rows = std::collections::BTreeMap::new();
+    for bucket in ["meta", "auth"] {
+        super::source::visit(&reader, bucket, |key, value| {
+            rows.insert(key.to_vec(), value.to_vec());
+            Ok::<_, SourceError>(())
+        })
+        .unwrap();
+    }
+    let configuration: serde_json::Value = serde_json::from_slice(&rows[&b"confState"[..]]).unwrap();
+    assert_eq!(configuration, serde_json::json!({ "voters": [10], "learners": [11], "auto_leave": false }));
+    assert_eq!(rows[&b"authRevision"[..]], 1_u64.to_be_bytes());
+}

@@ -66,6 +66,14 @@ pub mod cluster {
     pub const DOWNGRADE: &[u8] = b"downgrade";
 }
 
+/// Names within [`AUTH`].
+pub mod auth {
+    /// Whether requests need permission: one byte.
+    pub const ENABLED: &[u8] = b"authEnabled";
+    /// How often users and roles have changed, 8 bytes, big endian.
+    pub const REVISION: &[u8] = b"authRevision";
+}
+
 /// Names within [`GOULETTE`].
 pub mod goulette {
     /// The version of this layout, 8 bytes, big endian.
