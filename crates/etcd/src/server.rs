@@ -4,6 +4,7 @@
 //! name and it serves. [`EtcdServer::stop`] ends everything in order. Folder: `<data-dir>/LOCK`, `member/store/` and
 //! `member/raft/`.
 
+mod authority;
 mod duties;
 mod identity;
 mod limits;

@@ -3,5 +3,6 @@
 mod cluster;
 mod keeping;
 mod member;
+mod old_clients;
 mod recipes;
 mod refusals;
