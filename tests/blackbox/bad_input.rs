@@ -63,7 +63,7 @@ fn flags_of_another_mode_are_refused_and_named() {
 }
 
 #[test]
-fn a_taken_port_of_the_embedded_etcd_is_named_with_both_ways_out() {
+fn taken_ports_of_the_embedded_etcd_are_named_with_both_ways_out() {
     let cluster = Cluster::prepare(&[], &[]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
@@ -71,6 +71,9 @@ fn a_taken_port_of_the_embedded_etcd_is_named_with_both_ways_out() {
     let sentinel = ["sentinel", "-address", &address, "-etcd-port", &port, "-etcd-peer-port", &peer];
     let words = [port.as_str(), "-etcd-port", "-enable-embedded-etcd=false -etcd-endpoints"];
     assert_refused("the client port", &cluster.run(&sentinel), 1, &words);
+    let sentinel = ["sentinel", "-address", &address, "-etcd-port", &peer, "-etcd-peer-port", &port];
+    let words = [port.as_str(), "-etcd-peer-port", "-enable-embedded-etcd=false -etcd-endpoints"];
+    assert_refused("the peer port", &cluster.run(&sentinel), 1, &words);
 }
 
 #[test]
@@ -198,6 +201,20 @@ fn a_broker_of_another_cluster_is_refused_by_name() {
     // Back home, all is there.
     cluster.start_broker();
     assert_eq!(cluster.consume("t"), b"x\n");
+}
+
+#[test]
+fn a_broker_offered_two_sentinels_that_share_nothing_is_refused_by_both() {
+    let (mut one, mut other) = (Cluster::prepare(&[], &[]), Cluster::prepare(&[], &[]));
+    one.start_sentinel();
+    other.start_sentinel();
+    for sentinels in [[&one, &other], [&other, &one]] {
+        let both = sentinels.map(|cluster| cluster.sentinel_address.as_str()).join(",");
+        let broker = ["broker", "-address", &one.broker_address, "-sentinel", &both, "-admin-address", "off"];
+        assert_refused("two sentinels", &one.run(&broker), 1, &["broker1", "2 sentinels", "-sentinel"]);
+    }
+    // Without the other one it is welcome, with the same folder.
+    one.start_broker();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! answers: registering the same incarnation again changes nothing but brings all assignments, so that nothing missed
 //! in between has to be made up for.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use goulette_log::JoinError;
 use goulette_logging::{debug, info, warn};
@@ -330,6 +330,7 @@ pub(crate) fn registration(node: &Node) -> pb::RegisterBrokerRequest {
         replicates: true,
         rack: node.options().rack.clone().unwrap_or_default(),
         weight: node.options().weight,
+        sentinels: node.options().sentinels.iter().collect::<BTreeSet<_>>().len() as u32,
         held: held.iter().map(|partition| partition.held()).collect(),
         producer_id_max: held
             .iter()

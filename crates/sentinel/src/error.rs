@@ -201,6 +201,16 @@ pub enum RequestError {
         /// Where the other one answers.
         address: String,
     },
+    /// The broker was told of several sentinels, and this one shares its metadata with none.
+    #[error(
+        "broker {broker} was given {sentinels} sentinels, and this one keeps its metadata in its own folder, where no other can see it: give the broker this one alone (-sentinel), or let the sentinels share an etcd"
+    )]
+    NotOneOfSeveral {
+        /// Which broker.
+        broker: BrokerId,
+        /// How many it was given.
+        sentinels: u32,
+    },
     /// The caller speaks for a start of the broker that has been replaced, or that never registered.
     #[error("broker {broker} is not registered with this incarnation: register first")]
     BrokerFenced {
@@ -280,9 +290,10 @@ impl RequestError {
             | RequestError::UnknownBroker { .. }
             | RequestError::UnknownProducer { .. } => ErrorKind::NotFound,
             RequestError::TopicExists { .. } => ErrorKind::AlreadyExists,
-            RequestError::OtherCluster { .. } | RequestError::BrokerTaken { .. } | RequestError::Refused { .. } => {
-                ErrorKind::Conflict
-            }
+            RequestError::OtherCluster { .. }
+            | RequestError::BrokerTaken { .. }
+            | RequestError::NotOneOfSeveral { .. }
+            | RequestError::Refused { .. } => ErrorKind::Conflict,
             RequestError::NewerProtocol { .. } => ErrorKind::Unsupported,
             RequestError::BrokerFenced { .. } => ErrorKind::Fenced,
             RequestError::Busy => ErrorKind::Busy,

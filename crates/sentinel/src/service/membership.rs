@@ -46,6 +46,9 @@ pub(super) async fn register(
     }
     let cluster_id = context.cluster_id()?;
     let registration = parse(cluster_id, &request)?;
+    if request.sentinels > 1 && context.leases.is_none() {
+        return Err(RequestError::NotOneOfSeveral { broker: registration.broker, sentinels: request.sentinels });
+    }
     let (broker, incarnation) = (registration.broker.clone(), registration.incarnation);
     refuse_second_process(context, &registration).await?;
     let renewed = {

@@ -36,6 +36,19 @@ async fn a_broker_of_a_newer_protocol_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_broker_of_several_sentinels_is_refused_where_each_would_know_something_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sentinel, mut client) = start(options(folder.path())).await;
+    let broker = FakeBroker::new("b1").await;
+    let several = pb::RegisterBrokerRequest { sentinels: 2, ..broker.registration() };
+    let (kind, text) = refusal(client.register_broker(several).await);
+    assert_eq!(kind, ErrorKind::Conflict);
+    assert!(text.contains("b1") && text.contains("2 sentinels") && text.contains("etcd"), "{text}");
+    broker.register(&mut client).await;
+    sentinel.stop().await;
+}
+
+#[tokio::test]
 async fn nonsense_in_a_registration_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (sentinel, mut client) = start(options(folder.path())).await;
