@@ -15,6 +15,8 @@ use crate::store::{
 /// The version of etcd's layout that the buckets have.
 pub(crate) const STORAGE_VERSION: &str = "3.6.0";
 
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// Writes a bbolt file with etcd's buckets into an empty `file`, without the checksum behind it; its length in bytes, a
 /// multiple of 4,096. Memory is bounded, whatever the store holds. Blocks.
 ///
@@ -27,7 +29,7 @@ pub fn save(state: &Frozen, file: &dyn DiskFile) -> Result<u64, StoreError> {
         let mut bucket = writer.bucket(name.as_bytes());
         if let Some(defaults) = defaults(name, state)? {
             // A handful of entries: with what etcd expects and we may not have written.
-            let mut entries: BTreeMap<Vec<u8>, Vec<u8>> = defaults;
+            let mut entries = defaults;
             state.scan(table, |key, value| {
                 entries.insert(key.to_vec(), value.to_vec());
                 Ok::<_, StoreError>(())
@@ -44,7 +46,7 @@ pub fn save(state: &Frozen, file: &dyn DiskFile) -> Result<u64, StoreError> {
 }
 
 /// What etcd expects in a bucket.
-fn defaults(bucket: &str, state: &Frozen) -> Result<Option<BTreeMap<Vec<u8>, Vec<u8>>>, StoreError> {
+fn defaults(bucket: &str, state: &Frozen) -> Result<Option<Entries>, StoreError> {
     let version = || STORAGE_VERSION.as_bytes().to_vec();
     let entries = match bucket {
         "meta" => {
