@@ -80,25 +80,27 @@ impl WatchStream {
     pub(crate) async fn settle(&self, revision: i64) -> bool {
         let deadline = Instant::now() + Duration::from_secs(10);
         self.seen.lock().unwrap().progress = 0;
+        let is_settled = |seen: &mut Seen| (seen.progress >= revision || seen.live.is_empty()).then_some(());
         while Instant::now() < deadline {
-            if self.seen.lock().unwrap().live.is_empty() {
-                return true;
+            if !self.seen.lock().unwrap().live.is_empty() {
+                self.send(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
             }
-            let compacted = std::mem::take(&mut self.seen.lock().unwrap().compacted);
-            for watch_id in compacted {
-                self.send(RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id })).await;
-            }
-            self.send(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
-            let done = self
-                .wait(Duration::from_millis(100), |seen| {
-                    (seen.progress >= revision || seen.live.is_empty()).then_some(())
-                })
-                .await;
-            if done.is_some() {
+            let settled = self.wait(Duration::from_millis(100), is_settled).await;
+            // Before anybody can take its id again.
+            self.cancel_compacted().await;
+            if settled.is_some() {
                 return true;
             }
         }
         false
+    }
+
+    /// Cancels the watchers that a compaction has cancelled, as clients do.
+    async fn cancel_compacted(&self) {
+        let compacted = std::mem::take(&mut self.seen.lock().unwrap().compacted);
+        for watch_id in compacted {
+            self.send(RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id })).await;
+        }
     }
 
     /// What the watchers were told since the last [`Self::forget`].

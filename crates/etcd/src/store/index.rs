@@ -175,9 +175,15 @@ impl Index {
         kept
     }
 
-    /// What [`Index::compact`] would keep without deletions: the changes up to `at` that enter a hash.
+    /// What [`Index::compact`] would keep without deletions: the changes up to `at` that enter a hash. Of a key that is
+    /// deleted and written again in revision `at` itself, etcd sees the deletion alone.
     pub(crate) fn kept(&self, at: i64) -> HashSet<Revision> {
-        self.keys.values().filter_map(|changes| live_of(changes, at)).map(|change| change.revision).collect()
+        let of_key = |changes: &Vec<Change>| {
+            let deleted = changes.iter().position(|change| change.is_deletion() && change.revision.main >= at);
+            let life = deleted.map_or(&changes[..], |deleted| &changes[..=deleted]);
+            live_of(life, at).map(|change| change.revision)
+        };
+        self.keys.values().filter_map(of_key).collect()
     }
 }
 
@@ -229,6 +235,17 @@ mod tests {
         assert_eq!(index.compact(6), HashSet::from([at(6)]));
         assert_eq!(index.keys.len(), 1);
         assert_eq!(build().kept(5), HashSet::from([at(3)]));
+    }
+
+    #[test]
+    fn a_key_deleted_and_written_in_one_revision_is_not_kept_for_the_hash_of_that_revision() {
+        let mut index = Index::default();
+        index.put(b"a", at(2));
+        index.delete(b"a", Revision { main: 3, sub: 0 });
+        index.put(b"a", Revision { main: 3, sub: 1 });
+        assert_eq!(index.kept(2), HashSet::from([at(2)]));
+        assert_eq!(index.kept(3), HashSet::new());
+        assert_eq!(index.kept(4), HashSet::from([Revision { main: 3, sub: 1 }]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use goulette_etcd::EtcdError as E;
 use goulette_proto::etcd::etcdserverpb as pb;
 use tonic::Request;
 
-use super::member::{Plan, get, is_refused, put};
+use super::member::{Member, Plan, get, is_refused, put};
 
 const FLAGS: [&str; 2] = ["--heartbeat-interval=50", "--election-timeout=500"];
 
@@ -66,4 +66,30 @@ async fn a_member_that_stops_hands_its_leadership_over() {
     let asked = Instant::now();
     members[0].put("a", b"v").await.unwrap();
     assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_another_cluster_takes_no_part_in_this_one() {
+    // A cluster of one whose folder comes to stand where the third member's was.
+    let (other, stranger) = Member::alone(&[]).await;
+    stranger.put("a", b"of another cluster").await.unwrap();
+    stranger.server.stop().await;
+    let plan = Plan::new(3, &FLAGS);
+    let mut members = plan.start_all().await;
+    let revision = members[0].put("a", b"v").await.unwrap();
+    members.remove(2).server.stop().await;
+    std::fs::rename(plan.data_dir(2), plan.path().join("away")).unwrap();
+    std::fs::rename(other.data_dir(0), plan.data_dir(2)).unwrap();
+
+    let third = plan.start(2).await.unwrap();
+    // As with etcd, what the folder says counts, and not the flags. The members of this cluster do not listen to it: they
+    // agree without it, and it learns nothing from them.
+    for round in 1..20 {
+        assert_eq!(members[0].put("a", b"v").await.unwrap(), revision + round);
+    }
+    let local = pb::RangeRequest { serializable: true, ..get("a") };
+    let known = third.kv().range(local).await.unwrap().into_inner();
+    let own = members[0].get("a").await.unwrap();
+    assert_ne!(known.header.unwrap().cluster_id, own.header.unwrap().cluster_id);
+    assert_eq!(known.kvs[0].value, "of another cluster");
 }
