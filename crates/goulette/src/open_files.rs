@@ -29,10 +29,9 @@ pub(crate) fn fragment_handles(wanted: usize) -> usize {
 }
 
 fn share(limit: u64, wanted: usize) -> usize {
-    if limit >= OTHERS + wanted as u64 {
-        return wanted;
-    }
-    usize::try_from(limit / 2).unwrap_or(wanted).clamp(16, wanted.max(16))
+    // Half of few, and all but those for the others of many.
+    let left = limit.saturating_sub(OTHERS).max(limit / 2);
+    usize::try_from(left).unwrap_or(wanted).clamp(16, wanted.max(16))
 }
 
 #[cfg(test)]
@@ -40,9 +39,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fragments_get_what_they_want_or_half_of_what_there_is() {
+    fn fragments_get_what_they_want_or_what_others_leave() {
         assert_eq!(share(u64::MAX, 4_096), 4_096);
         assert_eq!(share(8_192, 4_096), 4_096);
+        assert_eq!(share(20_000, 30_000), 15_904);
         assert_eq!(share(1_024, 4_096), 512);
         assert_eq!(share(3, 4_096), 16);
     }

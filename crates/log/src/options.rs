@@ -47,7 +47,8 @@ pub struct LogOptions {
     pub checkpoint_bytes: u64,
     /// A checkpoint is taken when the last one is older and anything has changed. 60 s.
     pub checkpoint_interval: Duration,
-    /// Fragments whose files are kept open, over all partitions; more only while all of them are being written to. 4,096.
+    /// Fragments whose files are kept open, over all partitions; more only while all of them are being written to.
+    /// 12,288: ten thousand partitions are written to in turns without a sync for each turn.
     pub fragment_handles_max: usize,
     /// Files and folders that a checkpoint syncs one by one; if there are more it syncs the whole file system instead, where
     /// that can be trusted. 128.
@@ -87,7 +88,7 @@ impl Default for LogOptions {
             flush_age: Duration::from_secs(1),
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(60),
-            fragment_handles_max: 4_096,
+            fragment_handles_max: 12_288,
             syncs_max: 128,
             wal_bytes_max: 1 << 30,
             groups_max: 10_000,
