@@ -207,6 +207,12 @@ test-etcd-suite: build ## etcd's own tests with our etcd in its place (PACKAGE: 
 bench-etcd: build ## etcd's benchmark tool, a real etcd and ours in turns on the same disk
 	@scripts/bench-etcd.sh
 
+bench-replication: build ## three brokers, acks=all: ours, Kafka 4.1 as it comes and Kafka synced, in turns (ROUNDS, RECORDS; needs Java and Maven)
+	@scripts/bench-replication.sh
+
+bench-failover: build ## 50 leaders killed and 20 stopped: for how long nothing is acknowledged
+	@bin/goulette bench failover --dir "$(or $(BENCH_DIR),target)" --kills 50 --stops 20
+
 bench: build ## produce and consume 3,000,000 records of 1 KiB and 20,000,000 of 100 B beside what the disk does
 	@scripts/bench.sh
 

@@ -65,7 +65,7 @@ pub(crate) async fn run(flags: FailoverFlags) -> Result<(), Failure> {
     for _ in 0..flags.stops {
         let leader = calm(&mut cluster).await?;
         writer.forget_pauses();
-        cluster.stop(leader)?;
+        cluster.stop(leader).await?;
         sleep(CALM).await;
         stops.saturating_record(writer.longest_pause().as_nanos() as u64);
         cluster.restart(leader).await?;

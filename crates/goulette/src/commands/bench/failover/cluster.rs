@@ -89,10 +89,20 @@ impl Cluster {
     }
 
     /// SIGTERM; returns once the broker has ended.
-    pub(super) fn stop(&mut self, broker: usize) -> Result<(), Failure> {
+    pub(super) async fn stop(&mut self, broker: usize) -> Result<(), Failure> {
         let Some(child) = &mut self.children[broker] else { return Err(Failure::failed("the leader does not run")) };
         kill_process(Pid::from_child(child), Signal::TERM).map_err(Failure::failed)?;
-        let status = child.wait().map_err(Failure::failed)?;
+        let begun = now();
+        // Looked at again and again: a thread that waits would keep the writer from its work.
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(Failure::failed)? {
+                break status;
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(Failure::failed("a broker that was stopped does not end"));
+            }
+            sleep(LOOK).await;
+        };
         if !status.success() {
             return Err(Failure::failed(format_args!("a broker that was stopped ended with {status}")));
         }
