@@ -142,3 +142,57 @@ fn what_three_brokers_acknowledged_survives_the_death_of_each() {
     lines::assert_same(dumps[0].as_bytes(), dumps[1].as_bytes());
     lines::assert_same(dumps[0].as_bytes(), dumps[2].as_bytes());
 }
+
+#[test]
+fn a_replica_that_was_down_brings_back_no_record_of_a_topic_that_was_made_anew() {
+    let mut trio = Trio::start();
+    let sentinel = trio.cluster.sentinel_address.clone();
+    let order = |trio: &Trio, what: &str| {
+        let output = trio.cluster.run(&["topic", what, "t", "--sentinel", &sentinel]);
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    order(&trio, "create");
+    trio.until_in_sync("t");
+    trio.cluster.produce("t", &lines::text(300, 1));
+    trio.kill(2);
+    order(&trio, "delete");
+    order(&trio, "create");
+    let sent = lines::text(200, 2);
+    trio.cluster.produce("t", &sent);
+    trio.start_broker(2);
+    trio.until_in_sync("t");
+    lines::assert_same(&sent, &trio.cluster.consume("t"));
+    // Nor has the one that was down anything left of it.
+    trio.stop(2);
+    let topics = trio.cluster.dir.path().join("data/broker3/topics");
+    assert_eq!(std::fs::read_dir(&topics).expect("the broker has topics").count(), 1);
+}
+
+#[test]
+fn a_broker_with_anothers_disk_is_refused_and_one_with_an_empty_one_starts_as_a_new_replica() {
+    let mut trio = Trio::start();
+    let create = ["topic", "create", "t", "--sentinel", &trio.cluster.sentinel_address];
+    assert!(trio.cluster.run(&create).status.success());
+    trio.until_in_sync("t");
+    let sent = lines::text(300, 3);
+    trio.cluster.produce("t", &sent);
+    trio.stop(1);
+    trio.stop(2);
+    let data = |broker: usize| trio.cluster.dir.path().join(format!("data/broker{}", broker + 1));
+    let (second, third, aside) = (data(1), data(2), data(8));
+    std::fs::rename(&second, &aside).expect("a folder can be moved");
+    std::fs::rename(&third, &second).expect("a folder can be moved");
+    let address = trio.addresses[0].clone();
+    let flags = ["broker", "-id", "broker2", "-address", &address, "-sentinel", &trio.cluster.sentinel_address];
+    let output = trio.cluster.run(&[&flags[..], &["-admin-address", "127.0.0.1:0"]].concat());
+    assert!(!output.status.success(), "it runs on the disk of broker3");
+    let said = text(&output);
+    assert!(said.contains("broker3"), "{said}");
+    // With an empty one it begins anew, and counts when it has everything.
+    std::fs::rename(&second, &third).expect("a folder can be moved");
+    trio.start_broker(1);
+    trio.start_broker(2);
+    trio.until_in_sync("t");
+    trio.kill(0);
+    lines::assert_same(&sent, &trio.cluster.consume("t"));
+}

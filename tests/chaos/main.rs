@@ -18,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use Scenario::*;
+use clap::ValueEnum;
 use goulette_client::{Client, ClientOptions, TopicSpec};
 use goulette_proto::pb::{self, sentinel_client::SentinelClient};
 use goulette_types::TopicName;
@@ -31,7 +33,7 @@ const ACKNOWLEDGED_MIN: u64 = 200;
 const FAULT: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_secs(20);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Scenario {
     KillLeader,
     KillFollower,
@@ -39,6 +41,8 @@ enum Scenario {
     PauseLeader,
     /// Neither other brokers nor sentinels hear the leader or are heard; clients do.
     CutOffLeader,
+    /// Leader and sentinel do not see each other; brokers and clients see both.
+    CutOffFromSentinel,
     /// The leader hears the others, and is not heard.
     MuteLeader,
     /// The leader is heard, and does not hear.
@@ -48,20 +52,6 @@ enum Scenario {
     WipeFollower,
     StopLeader,
 }
-
-use Scenario::*;
-const SCENARIOS: [Scenario; 10] = [
-    KillLeader,
-    KillFollower,
-    KillTwoInSequence,
-    PauseLeader,
-    CutOffLeader,
-    MuteLeader,
-    DeafLeader,
-    CutOneFollower,
-    WipeFollower,
-    StopLeader,
-];
 
 fn main() -> ExitCode {
     if !rustix::process::getuid().is_root() {
@@ -73,10 +63,13 @@ fn main() -> ExitCode {
     let only = std::env::var("SCENARIO").ok().filter(|only| !only.is_empty());
     let binary = std::env::var_os("GOULETTE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_goulette").into(), Into::into);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for scenario in SCENARIOS {
-        if only.as_ref().is_some_and(|only| *only != format!("{scenario:?}")) {
-            continue;
-        }
+    let wanted = |scenario: &&Scenario| only.as_ref().is_none_or(|only| *only == format!("{scenario:?}"));
+    let scenarios: Vec<_> = Scenario::value_variants().iter().filter(wanted).copied().collect();
+    if scenarios.is_empty() {
+        eprintln!("there are these scenarios: {:?}", Scenario::value_variants());
+        return ExitCode::from(2);
+    }
+    for scenario in scenarios {
         let rig = match Rig::prepare(std::path::PathBuf::clone(&binary)) {
             Ok(rig) => rig,
             Err(missing) => {
@@ -167,6 +160,12 @@ async fn strike(rig: &mut Rig, scenario: Scenario, [leader, follower, other]: [u
                 rig.cut(leader, one);
                 rig.cut(one, leader);
             });
+            sleep(3 * FAULT).await;
+            rig.heal();
+        }
+        CutOffFromSentinel => {
+            rig.cut(leader, SENTINEL);
+            rig.cut(SENTINEL, leader);
             sleep(3 * FAULT).await;
             rig.heal();
         }
