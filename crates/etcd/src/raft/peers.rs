@@ -195,9 +195,8 @@ impl Peers {
 
 /// How a member's URL is connected to; none if it is no URL.
 pub(crate) fn endpoint(url: &str, connect_timeout: Duration) -> Option<Endpoint> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).ok()?;
     Some(
-        endpoint
+        connect::endpoint(url)?
             .connect_timeout(connect_timeout)
             .tcp_nodelay(true)
             // A cut cable does not close a connection: without these a follower that is back stays unreachable for as

@@ -6,7 +6,6 @@ use goulette_logging::info;
 use goulette_proto::etcd::etcdserverpb::{MemberListRequest, cluster_client::ClusterClient};
 use redb::Durability;
 use tokio_rustls::TlsConnector;
-use tonic::transport::Endpoint;
 
 use super::StartError;
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
     raft::{Bootstrap, cluster_id, member_id},
     state::State,
     store::tables::{self, goulette::IDENTITY},
-    tls::connect::connect_lazy,
+    tls::connect::{connect_lazy, endpoint},
 };
 
 /// How long one member of an existing cluster may take to tell about it.
@@ -118,7 +117,7 @@ async fn ask(config: &Config, tls: &TlsConnector) -> Result<Identity, StartError
             continue;
         }
         let asked = tokio::time::timeout(ASK_TIMEOUT, async {
-            let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| error.to_string())?;
+            let endpoint = endpoint(url).ok_or_else(|| "not a URL".to_owned())?;
             let channel = connect_lazy(&endpoint, url, Some(tls));
             let request = MemberListRequest { linearizable: false };
             let answer = ClusterClient::new(channel).member_list(request).await;

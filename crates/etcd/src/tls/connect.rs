@@ -20,6 +20,14 @@ use tonic::{
 
 use super::HANDSHAKE_TIMEOUT;
 
+/// How a URL is connected to; none if it is none. tonic must not see that it is encrypted, which is our connector's work:
+/// it would refuse, unless it is built without any TLS of its own.
+pub(crate) fn endpoint(url: &str) -> Option<Endpoint> {
+    let origin: Uri = url.parse().ok()?;
+    let plain = url.strip_prefix("https://").map_or_else(|| url.to_owned(), |rest| format!("http://{rest}"));
+    Some(Endpoint::from_shared(plain).ok()?.origin(origin))
+}
+
 /// A channel that connects when it is first used. `url` is the endpoint's.
 pub(crate) fn connect_lazy(endpoint: &Endpoint, url: &str, tls: Option<&TlsConnector>) -> Channel {
     match tls {

@@ -69,6 +69,16 @@ async fn a_member_that_stops_hands_its_leadership_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_agree_over_encrypted_connections() {
+    let plan = Plan::new(3, &["--peer-auto-tls", FLAGS[0], FLAGS[1]]);
+    let members = plan.start_all().await;
+    for (place, member) in members.iter().enumerate() {
+        member.put(&format!("k{place}"), b"v").await.unwrap();
+    }
+    assert_eq!(members[0].get("k2").await.unwrap().kvs.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_another_cluster_takes_no_part_in_this_one() {
     // A cluster of one whose folder comes to stand where the third member's was.
     let (other, stranger) = Member::alone(&[]).await;

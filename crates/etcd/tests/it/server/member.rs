@@ -46,7 +46,8 @@ impl Plan {
     }
 
     fn peer_url(&self, member: usize) -> String {
-        format!("http://127.0.0.1:{}", self.ports[member].1)
+        let is_encrypted = self.flags.iter().any(|flag| flag == "--peer-auto-tls");
+        format!("{}://127.0.0.1:{}", if is_encrypted { "https" } else { "http" }, self.ports[member].1)
     }
 
     pub(crate) fn config(&self, member: usize) -> Config {
