@@ -21,6 +21,8 @@ pub(super) async fn status(flags: &StatusFlags) -> Result<(), Failure> {
 fn text(status: &GetClusterStatusResponse) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| text += &format!("{name:<12}{value}\n");
+    let problems = problems(status);
+    line("state", if problems.is_empty() { "healthy".to_owned() } else { problems.join(", ") });
     line("cluster", status.cluster_id.clone());
     line("created", time(status.created_at_ms));
     line(
@@ -106,6 +108,44 @@ fn text(status: &GetClusterStatusResponse) -> String {
     text
 }
 
+/// What somebody has to look at, the worst first; nothing: all is well. The rest of the page has the details.
+fn problems(status: &GetClusterStatusResponse) -> Vec<String> {
+    let mut problems = Vec::new();
+    if status.offline_count > 0 {
+        problems.push(format!("{} partitions OFFLINE", status.offline_count));
+    }
+    let in_state = |wanted: BrokerState| {
+        let names = status.brokers.iter().filter(|broker| broker.state() == wanted).map(|broker| broker.id.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    for (state, word) in [(BrokerState::Down, "down"), (BrokerState::Suspect, "suspect")] {
+        let names = in_state(state);
+        if !names.is_empty() {
+            problems.push(format!("{word}: {names}"));
+        }
+    }
+    if let Some(store) = &status.store {
+        if !store.healthy {
+            problems.push("the metadata store does not answer".to_owned());
+        }
+        problems.extend(store.alarms.iter().map(|alarm| format!("alarm {alarm}")));
+    }
+    if !status.sentinels.is_empty() && !status.sentinels.iter().any(|sentinel| sentinel.leader) {
+        problems.push("no sentinel leads".to_owned());
+    }
+    for (count, what) in [
+        (status.under_replicated_count, "partitions short of replicas"),
+        (status.unknown_count, "partitions unknown"),
+        (status.foreign_keys.len() as u32, "foreign keys"),
+        (status.warnings.len() as u32, "warnings"),
+    ] {
+        if count > 0 {
+            problems.push(format!("{count} {what}"));
+        }
+    }
+    problems
+}
+
 fn store_text(store: &StoreStatus) -> String {
     let place = match store.mode.as_str() {
         "local" => "in the sentinel's own folder, without etcd".to_owned(),
@@ -145,6 +185,7 @@ fn as_json(status: &GetClusterStatusResponse) -> Value {
         })
     };
     json!({
+        "problems": problems(status),
         "cluster_id": status.cluster_id,
         "created_at_ms": status.created_at_ms,
         "revision": status.revision,
@@ -248,6 +289,24 @@ mod tests {
         for word in ["3.0 MiB of 2.0 GiB", "alarm: NOSPACE", "no leader", "t/0 on  up to offset 7", "cluster adopt"] {
             assert!(text.contains(word), "{word}: {text}");
         }
+    }
+
+    #[test]
+    fn the_first_line_tells_whether_to_get_up() {
+        let broker = |id: &str, state: BrokerState| BrokerStatus {
+            id: id.to_owned(),
+            state: state as i32,
+            ..BrokerStatus::default()
+        };
+        let mut status = GetClusterStatusResponse::default();
+        status.brokers.push(broker("b1", BrokerState::Healthy));
+        status.brokers.push(broker("b2", BrokerState::Left));
+        assert!(text(&status).starts_with("state       healthy\n"));
+        status.brokers.push(broker("b3", BrokerState::Down));
+        status.offline_count = 2;
+        status.store = Some(StoreStatus { alarms: vec!["NOSPACE".to_owned()], ..StoreStatus::default() });
+        let first = "state       2 partitions OFFLINE, down: b3, the metadata store does not answer, alarm NOSPACE\n";
+        assert!(text(&status).starts_with(first), "{}", text(&status));
     }
 
     #[test]
