@@ -69,8 +69,8 @@ async fn free_address() -> String {
 
 enum Order {
     Stop,
-    /// The whole process sleeps.
-    Pause(Duration),
+    /// The whole process sleeps, and says when it wakes.
+    Pause(Duration, oneshot::Sender<()>),
 }
 
 /// A sentinel's process.
@@ -120,8 +120,11 @@ impl Process {
     /// Without a word to anybody.
     fn kill(self) {}
 
-    async fn pause(&self, time: Duration) {
-        self.orders.send(Order::Pause(time)).await.unwrap();
+    /// The answer comes when it wakes up.
+    async fn pause(&self, time: Duration) -> oneshot::Receiver<()> {
+        let (wake, woken) = oneshot::channel();
+        self.orders.send(Order::Pause(time, wake)).await.unwrap();
+        woken
     }
 }
 
@@ -138,7 +141,10 @@ async fn live(
     loop {
         match orders.recv().await {
             Some(Order::Stop) => return sentinel.stop().await,
-            Some(Order::Pause(time)) => sleep_all(time),
+            Some(Order::Pause(time, wake)) => {
+                sleep_all(time);
+                let _ = wake.send(());
+            }
             None => return std::mem::forget(sentinel),
         }
     }
@@ -297,14 +303,14 @@ async fn a_leader_that_slept_leads_no_more_and_buries_nobody() {
     let broker = FakeBroker::new("b1").await;
     let pulse = broker.live(&mut sleeper.client().await).await;
     client.create_topic(new_topic("orders", 1)).await.unwrap();
-    sleeper.pause(Duration::from_secs(8)).await;
+    let woken = sleeper.pause(Duration::from_secs(8)).await;
     let begun = Instant::now();
     let next = broker.live(&mut leading_client(&other).await).await;
     assert!(begun.elapsed() < TAKEOVER, "{:?}", begun.elapsed());
     client.create_topic(new_topic("while-it-slept", 1)).await.unwrap();
     drop(pulse);
-    tokio::time::sleep(Duration::from_secs(9).saturating_sub(begun.elapsed())).await;
-    // It wakes, and cannot write for itself any more: what it is asked for is done by the other.
+    timeout(PATIENCE, woken).await.expect("it wakes").unwrap();
+    // It cannot write for itself any more: what it is asked for is done by the other.
     let mut woken = sleeper.client().await;
     woken.create_topic(new_topic("after-it-woke", 1)).await.unwrap();
     assert_eq!(leader(&[&sleeper, &other]).await, 1);
@@ -385,12 +391,11 @@ async fn a_cluster_insisted_on_must_be_the_one_that_is_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_etcd_is_waited_for_and_one_that_goes_is_missed_and_found_again() {
     let address = free_address().await;
-    let starting = tokio::spawn({
+    let mut starting = tokio::spawn({
         let address = address.clone();
         async move { Process::start("s1", &address).await }
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!starting.is_finished(), "it waits");
+    assert!(timeout(Duration::from_millis(500), &mut starting).await.is_err(), "it waits");
     let etcd = Etcd::start_at(address, tempfile::tempdir().unwrap()).await;
     let process = timeout(PATIENCE, starting).await.unwrap().unwrap();
     leader(&[&process]).await;
