@@ -1,6 +1,9 @@
 //! Brokers that come, go, fall silent and return.
 
-use std::process::Child;
+use std::{
+    process::Child,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 
@@ -8,6 +11,12 @@ use crate::{
     cluster::{Cluster, eventually, free_port, signal, snapshot, text},
     mode::{Mode, ask_json, broker_state, operations, until_state},
 };
+
+/// Defaults of the sentinel.
+const SESSION: Duration = Duration::from_secs(6);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// What asking for a state, in a process of its own, may take.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) fn broker_restarted(mode: &Mode) {
     let mut cluster = mode.start();
@@ -45,6 +54,7 @@ pub(crate) fn broker_paused(mode: &Mode) {
     cluster.produce("orders", b"a\n");
     let broker: &Child = cluster.broker.as_ref().unwrap();
     signal(broker, Signal::STOP);
+    let stopped = Instant::now();
     let mut seen = Vec::new();
     eventually("broker1 is down", || {
         let state = broker_state(&cluster, "broker1");
@@ -53,8 +63,13 @@ pub(crate) fn broker_paused(mode: &Mode) {
         }
         (state == "down").then_some(())
     });
+    let down = stopped.elapsed();
     signal(broker, Signal::CONT);
+    let woken = Instant::now();
     until_state(&cluster, "broker1", "healthy");
+    println!("  down after {:.2} s, back after {:.2} s", down.as_secs_f64(), woken.elapsed().as_secs_f64());
+    // It was heard last at most a heartbeat before it was stopped.
+    assert!(SESSION - HEARTBEAT <= down && down <= SESSION + Duration::from_secs(1) + LOOK, "down after {down:?}");
     assert!(seen.iter().any(|state| state == "suspect"), "it is suspect before it is down: {seen:?}");
     cluster.produce("orders", b"b\n");
     assert_eq!(cluster.consume("orders"), b"a\nb\n");

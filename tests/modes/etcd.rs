@@ -1,10 +1,6 @@
-//! An external etcd that is away, late, or asks for a password.
+//! An external etcd that is away, or late.
 
-use std::{
-    fs,
-    io::Write,
-    process::{Command, Stdio},
-};
+use std::{fs, io::Write, process::Stdio};
 
 use rustix::process::Signal;
 
@@ -13,7 +9,7 @@ use crate::{
     mode::{Mode, RealEtcd, ask, ask_json},
 };
 
-fn external(mode: &Mode) -> &RealEtcd {
+pub(crate) fn external(mode: &Mode) -> &RealEtcd {
     let Mode::External(etcd) = mode else { panic!("a case of the external mode") };
     etcd
 }
@@ -73,43 +69,4 @@ pub(crate) fn etcd_absent_at_the_start(mode: &Mode) {
     cluster.until_serving(&cluster.sentinel_address);
     cluster.start_broker();
     cluster.produce("orders", b"a\n");
-}
-
-pub(crate) fn wrong_password(mode: &Mode) {
-    let Some(etcdctl) = std::env::var_os("ETCDCTL_BIN") else {
-        panic!("ETCDCTL_BIN names the etcdctl that makes the users")
-    };
-    let etcd = external(mode).another();
-    let ctl = |arguments: &[&str]| {
-        let output = Command::new(&etcdctl).args(["--endpoints", &etcd.endpoint()]).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
-    };
-    ctl(&["role", "add", "queue"]);
-    ctl(&["role", "grant-permission", "queue", "--prefix=true", "readwrite", "/goulette/"]);
-    ctl(&["user", "add", "root:root-secret"]);
-    ctl(&["user", "grant-role", "root", "root"]);
-    ctl(&["user", "add", "goulette:right-secret"]);
-    ctl(&["user", "grant-role", "goulette", "queue"]);
-    ctl(&["auth", "enable"]);
-
-    let mut cluster = mode.prepare(&["-etcd-username=goulette", "-etcd-password-file=password"]);
-    cluster.store = Store::External { endpoints: etcd.endpoint(), prefix: "/goulette".to_owned() };
-    fs::write(cluster.dir.path().join("password"), "wrong-secret\n").unwrap();
-    cluster.launch_sentinel();
-    let log = cluster.dir.path().join("logs/sentinel_sentinel1.log");
-    eventually("the log tells of the credentials", || {
-        let log = fs::read_to_string(&log).ok()?;
-        log.contains("authentication failed").then_some(())
-    });
-    assert!(!cluster.run(&["health", &cluster.sentinel_address]).status.success(), "it is not ready");
-    cluster.kill_sentinel();
-
-    fs::write(cluster.dir.path().join("password"), "right-secret\n").unwrap();
-    cluster.start_sentinel();
-    cluster.start_broker();
-    cluster.produce("orders", b"a\n");
-    assert_eq!(cluster.consume("orders"), b"a\n");
-    let shown = cluster.run(&["config", "show", "sentinel", "-etcd-password-file=password"]);
-    let said = cluster.said() + &text(&shown);
-    assert!(!said.contains("right-secret") && !said.contains("wrong-secret"), "no secret is told: {said}");
 }

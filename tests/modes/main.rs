@@ -15,6 +15,7 @@ mod mode;
 mod records;
 mod sentinels;
 mod topics;
+mod users;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -37,12 +38,15 @@ const CASES: &[Case] = &[
     ("broker_restarted", brokers::broker_restarted),
     ("owner_killed", brokers::owner_killed),
     ("broker_paused", brokers::broker_paused),
+    ("sentinel_asleep", metadata::sentinel_asleep),
+    ("one_sentinel_id_twice", metadata::one_sentinel_id_twice),
     ("one_id_twice", brokers::one_id_twice),
     ("false_alarm", discovery::false_alarm),
     ("broker_added", brokers::broker_added),
     ("racks_and_weights", brokers::racks_and_weights),
     ("many_creators", topics::many_creators),
     ("export_and_import", metadata::export_and_import),
+    ("older_metadata", metadata::older_metadata),
     ("adopted", metadata::adopted),
     ("foreign_cluster", brokers::foreign_cluster),
 ];
@@ -51,6 +55,7 @@ const CASES: &[Case] = &[
 const EMBEDDED: &[Case] = &[
     ("leader_killed_again_and_again", election::leader_killed_again_and_again),
     ("leader_asleep", election::leader_asleep),
+    ("foreign_values", metadata::foreign_values),
 ];
 
 /// With an external etcd.
@@ -59,7 +64,9 @@ const EXTERNAL: &[Case] = &[
     ("leader_killed_half_way", half_way::leader_killed_half_way),
     ("etcd_away", etcd::etcd_away),
     ("etcd_absent_at_the_start", etcd::etcd_absent_at_the_start),
-    ("wrong_password", etcd::wrong_password),
+    ("wrong_password", users::wrong_password),
+    ("tls_and_users", users::tls_and_users),
+    ("foreign_values", metadata::foreign_values),
 ];
 
 fn main() -> ExitCode {

@@ -1,8 +1,12 @@
 //! The operation log, and metadata that moves.
 
+use std::{thread, time::Duration};
+
+use rustix::process::Signal;
+
 use crate::{
-    cluster::{Cluster, eventually},
-    mode::{CLUSTER_ID, Mode, ask, ask_json, operations as operations_of, until_state},
+    cluster::{Cluster, Store, eventually, free_port, signal, text},
+    mode::{CLUSTER_ID, Mode, ask, ask_json, broker_state, operations as operations_of, until_state},
 };
 
 pub(crate) fn operations(mode: &Mode) {
@@ -70,11 +74,7 @@ pub(crate) fn export_and_import(mode: &Mode) {
 
     // To a new place in this mode, to the folder, and to an embedded etcd.
     for store in [mode.store(), Mode::Folder.store(), Mode::Embedded.store()] {
-        // A new place, also where a mode has but one.
-        for old in ["data/sentinel_sentinel1", "default.etcd"] {
-            let _ = std::fs::remove_dir_all(cluster.dir.path().join(old));
-        }
-        cluster.store = store.clone();
+        cluster.forget_metadata(store.clone());
         cluster.start_sentinel();
         ask(&cluster, &["cluster", "import", "metadata.jsonl"]);
         assert_eq!(essence(&cluster), topics, "{store:?}");
@@ -96,6 +96,115 @@ pub(crate) fn export_and_import(mode: &Mode) {
     }
 }
 
+/// A backup is put back that knows less than the brokers.
+pub(crate) fn older_metadata(mode: &Mode) {
+    let mut cluster = mode.start();
+    cluster.produce("orders", b"a\nb\n");
+    ask(&cluster, &["cluster", "export", "metadata.jsonl"]);
+    for _ in 0..2 {
+        cluster.kill_broker();
+        cluster.start_broker();
+        until_state(&cluster, "broker1", "healthy");
+    }
+    cluster.produce("orders", b"c\n");
+    cluster.produce("newer", b"d\n");
+    let epoch = |cluster: &Cluster| {
+        ask_json(cluster, &["topic", "describe", "orders"])["partitions"][0]["leader_epoch"].as_u64().unwrap()
+    };
+    let before = epoch(&cluster);
+    cluster.stop_broker();
+    cluster.stop_sentinel();
+    cluster.forget_metadata(mode.store());
+    cluster.start_sentinel();
+    ask(&cluster, &["cluster", "import", "metadata.jsonl"]);
+    cluster.start_broker();
+    assert_eq!(cluster.consume("orders"), b"a\nb\nc\n", "nothing is cut off");
+    assert!(epoch(&cluster) > before, "the sentinel goes on above what the broker has seen");
+    eventually("what the backup does not know is told", || {
+        (ask_json(&cluster, &["cluster", "status"])["unknown_count"] == 1).then_some(())
+    });
+    ask(&cluster, &["cluster", "adopt"]);
+    assert_eq!(cluster.consume("newer"), b"d\n");
+    cluster.produce("orders", b"e\n");
+    assert_eq!(cluster.consume("orders"), b"a\nb\nc\ne\n");
+}
+
+/// While the only sentinel sleeps longer than a session, nobody is heard; that is nobody's death.
+pub(crate) fn sentinel_asleep(mode: &Mode) {
+    let cluster = mode.start();
+    cluster.produce("orders", b"a\n");
+    let sentinel = cluster.sentinel.as_ref().unwrap();
+    signal(sentinel, Signal::STOP);
+    thread::sleep(Duration::from_secs(8));
+    signal(sentinel, Signal::CONT);
+    until_state(&cluster, "broker1", "healthy");
+    // A session later it still is.
+    thread::sleep(Duration::from_secs(7));
+    assert_eq!(broker_state(&cluster, "broker1"), "healthy");
+    let log = operations_of(&cluster);
+    assert!(log.iter().all(|(_, name)| name != "handleUnreachableBrokers"), "{log:?}");
+    cluster.produce("orders", b"b\n");
+    assert_eq!(cluster.consume("orders"), b"a\nb\n");
+}
+
+pub(crate) fn one_sentinel_id_twice(mode: &Mode) {
+    let cluster = mode.start();
+    let address = format!("-address=127.0.0.1:{}", free_port());
+    let store = match &cluster.store {
+        Store::Embedded { .. } => Store::Embedded { port: free_port(), peer_port: free_port() },
+        shared => shared.clone(),
+    };
+    let mut flags = vec!["sentinel".to_owned(), address, "-admin-address=off".to_owned()];
+    flags.extend(store.flags());
+    let second = cluster.run(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(second.status.code(), Some(1), "{}", text(&second));
+    let named = match store {
+        Store::Folder => "data/sentinel_sentinel1",
+        Store::External { .. } => "sentinel id sentinel1 is taken",
+        Store::Embedded { .. } => "default.etcd",
+    };
+    assert!(text(&second).contains(named), "{}", text(&second));
+    cluster.produce("orders", b"a\n");
+    assert_eq!(cluster.consume("orders"), b"a\n");
+}
+
+/// What somebody else writes among our keys does not count, is named, and harms nobody.
+pub(crate) fn foreign_values(mode: &Mode) {
+    let mut cluster = mode.start();
+    cluster.produce("orders", b"a\n");
+    let (endpoint, prefix) = match &cluster.store {
+        Store::Folder => panic!("nobody else writes into a folder that is locked"),
+        Store::External { endpoints, prefix } => (endpoints.clone(), prefix.clone()),
+        Store::Embedded { port, .. } => (format!("127.0.0.1:{port}"), "/goulette".to_owned()),
+    };
+    let etcd = |arguments: &[&str]| {
+        let output = cluster.run(&[&["etcd"], arguments, &["--endpoints", &endpoint]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    };
+    let key = |name: &str| format!("{prefix}/{name}");
+    for name in ["topics/mine", "brokers/broker7", "operations/00000000000000000001", "nobody/knows/this"] {
+        etcd(&["put", &key(name), r#"{"hello":"world"}"#]);
+    }
+    etcd(&["put", &key("topics/worse"), "no JSON"]);
+    let foreign = eventually("the status names them", || {
+        let status = ask_json(&cluster, &["cluster", "status"]);
+        let foreign = status["foreign_keys"].as_array().unwrap().clone();
+        (foreign.len() >= 4).then_some(foreign)
+    });
+    let foreign = format!("{foreign:?}");
+    assert!(foreign.contains("topics/mine") && foreign.contains("topics/worse"), "{foreign}");
+    ask(&cluster, &["topic", "create", "later"]);
+    // At a start, too.
+    cluster.stop_sentinel();
+    cluster.start_sentinel();
+    let topics = ask_json(&cluster, &["topic", "list"]);
+    let names: Vec<_> = topics.as_array().unwrap().iter().map(|topic| topic["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["later", "orders"]);
+    cluster.produce("orders", b"b\n");
+    assert_eq!(cluster.consume("orders"), b"a\nb\n");
+    assert!(ask(&cluster, &["cluster", "status"]).contains("foreign key"));
+}
+
 pub(crate) fn adopted(mode: &Mode) {
     let mut cluster = mode.start();
     ask(&cluster, &["topic", "create", "orders", "--partitions", "2"]);
@@ -103,10 +212,7 @@ pub(crate) fn adopted(mode: &Mode) {
     let id = ask_json(&cluster, &["topic", "describe", "orders"])["id"].clone();
     cluster.stop_broker();
     cluster.stop_sentinel();
-    for old in ["data/sentinel_sentinel1", "default.etcd"] {
-        let _ = std::fs::remove_dir_all(cluster.dir.path().join(old));
-    }
-    cluster.store = mode.store();
+    cluster.forget_metadata(mode.store());
     cluster.start_sentinel();
     cluster.start_broker();
     let status = eventually("the broker tells what nobody knows", || {

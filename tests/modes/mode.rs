@@ -102,6 +102,8 @@ pub(crate) struct RealEtcd {
     dir: TempDir,
     port: u16,
     peer_port: u16,
+    /// Beyond where it listens.
+    flags: Vec<String>,
     pub(crate) child: Child,
 }
 
@@ -112,8 +114,8 @@ impl RealEtcd {
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         let version = said.lines().next().unwrap_or_default().replace("etcd Version: ", "etcd ");
         let (dir, port, peer_port) = (TempDir::new().unwrap(), free_port(), free_port());
-        let child = spawn(&program, dir.path(), port, peer_port);
-        let etcd = Self { program, version, dir, port, peer_port, child };
+        let child = spawn(&program, dir.path(), "http", port, peer_port, &[]);
+        let etcd = Self { program, version, dir, port, peer_port, flags: Vec::new(), child };
         etcd.until_serving();
         etcd
     }
@@ -132,6 +134,13 @@ impl RealEtcd {
         let _ = self.child.wait();
     }
 
+    /// The same again, with flags; with certificates it is spoken to by TLS from then on.
+    pub(crate) fn restart_with(&mut self, flags: &[String]) {
+        self.kill();
+        self.flags = flags.to_vec();
+        self.launch();
+    }
+
     pub(crate) fn restart(&mut self) {
         self.launch();
         self.until_serving();
@@ -139,7 +148,8 @@ impl RealEtcd {
 
     /// Starts it and does not wait.
     pub(crate) fn launch(&mut self) {
-        self.child = spawn(&self.program, self.dir.path(), self.port, self.peer_port);
+        let scheme = if self.flags.iter().any(|flag| flag.starts_with("--cert-file")) { "https" } else { "http" };
+        self.child = spawn(&self.program, self.dir.path(), scheme, self.port, self.peer_port, &self.flags);
     }
 
     pub(crate) fn until_serving(&self) {
@@ -160,14 +170,14 @@ impl Drop for RealEtcd {
     }
 }
 
-fn spawn(program: &Path, dir: &Path, port: u16, peer_port: u16) -> Child {
+fn spawn(program: &Path, dir: &Path, scheme: &str, port: u16, peer_port: u16, flags: &[String]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("etcd.log")).unwrap();
-    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+    let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
     let mut command = Command::new(program);
     command.args(["--name", "real", "--data-dir"]).arg(dir.join("data"));
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.args(["--initial-cluster", &format!("real={peer}")]);
+    command.args(["--initial-cluster", &format!("real={peer}")]).args(flags);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
