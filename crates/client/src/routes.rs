@@ -38,10 +38,12 @@ pub struct TopicRoutes {
     pub topic: TopicName,
     /// The topic's identity: one made anew under the same name has another.
     pub id: TopicId,
-    /// The version of the metadata that says so.
+    /// The version of the metadata that says so, within its generation.
     pub revision: Revision,
+    /// The metadata's: rises when it is restored, and revisions begin anew.
+    pub generation: u64,
     /// Rises with each answer that this client has taken.
-    generation: u64,
+    answers: u64,
     /// By partition index, from 0; never empty.
     pub partitions: Vec<PartitionRoute>,
 }
@@ -64,6 +66,11 @@ impl TopicRoutes {
             partition: partition.0,
             why: if route.offline.is_empty() { String::new() } else { format!(": {}", route.offline) },
         })
+    }
+
+    /// What orders two answers: the greater one is newer.
+    fn version(&self) -> (u64, Revision) {
+        (self.generation, self.revision)
     }
 
     fn parse(topic: &TopicName, answer: pb::GetBrokersResponse) -> Result<Self, String> {
@@ -89,7 +96,8 @@ impl TopicRoutes {
         if partitions.is_empty() {
             return Err("a topic without partitions".to_owned());
         }
-        Ok(Self { topic: topic.clone(), id, revision: Revision(answer.revision), generation: 0, partitions })
+        let (revision, generation) = (Revision(answer.revision), answer.generation);
+        Ok(Self { topic: topic.clone(), id, revision, generation, answers: 0, partitions })
     }
 }
 
@@ -142,7 +150,7 @@ impl RouteCache {
         let mut known = entry.lock().await;
         match &*known {
             // Another caller has asked while this one waited for the lock.
-            Some(routes) if routes.generation > stale.generation || routes.id != stale.id => Ok(Arc::clone(routes)),
+            Some(routes) if routes.answers > stale.answers || routes.id != stale.id => Ok(Arc::clone(routes)),
             _ => ask(client, &stale.topic, &mut known, unreachable, false).await,
         }
     }
@@ -179,13 +187,13 @@ async fn ask(
     unreachable: Vec<String>,
     create: bool,
 ) -> Result<Arc<TopicRoutes>, ClientError> {
-    let revision_min = known.as_ref().map_or(0, |routes| routes.revision.0);
+    let (generation, revision_min) = known.as_ref().map(|routes| routes.version()).unwrap_or_default();
     let request = pb::GetBrokersRequest {
         topic: topic.to_string(),
         unreachable_brokers: unreachable,
-        revision_min,
+        revision_min: revision_min.0,
         create,
-        ..Default::default()
+        generation,
     };
     let answer = client
         .sentinel_call(|mut sentinel| {
@@ -205,10 +213,10 @@ async fn ask(
         reason,
     })?;
     if let Some(known) = known {
-        if routes.revision < known.revision {
+        if routes.version() < known.version() {
             return Ok(Arc::clone(known));
         }
-        routes.generation = known.generation + 1;
+        routes.answers = known.answers + 1;
     }
     note_changes(known.as_deref(), &routes);
     let routes = Arc::new(routes);
@@ -259,6 +267,17 @@ mod tests {
         assert!(matches!(routes.leader(PartitionIndex(1)), Err(ClientError::NoLeader { .. })));
         assert!(matches!(routes.leader(PartitionIndex(2)), Err(ClientError::NoLeader { .. })));
         assert!(matches!(routes.leader(PartitionIndex(3)), Err(ClientError::NoPartition { .. })));
+    }
+
+    #[test]
+    fn a_restored_cluster_counts_its_revisions_anew() {
+        let topic = "t".parse().unwrap();
+        let parse = |generation, revision| {
+            let answer = pb::GetBrokersResponse { generation, revision, ..answer(vec![partition(0, "b1")]) };
+            TopicRoutes::parse(&topic, answer).unwrap().version()
+        };
+        assert!(parse(1, 3) > parse(0, 900), "newer, though of a lower revision");
+        assert!(parse(1, 3) < parse(1, 4));
     }
 
     #[test]
