@@ -2,6 +2,8 @@
 
 use std::{io::Write, process::Stdio, thread};
 
+use goulette_types::SplitMix64;
+
 use crate::{
     cluster::{Cluster, eventually, text, wait},
     lines,
@@ -41,7 +43,7 @@ fn a_broker_killed_three_times_loses_and_doubles_nothing() {
     let seed = std::env::var("GOULETTE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42);
     let sent = lines::text(lines::count(), seed);
     let records = sent.iter().filter(|&&b| b == b'\n').count() as f64;
-    let mut random = lines::SplitMix(seed);
+    let mut random = SplitMix64::new(seed);
     let mut parts: Vec<f64> =
         (0..3).map(|third| 0.15 + 0.23 * (third as f64 + (random.next() % 1000) as f64 / 1000.0)).collect();
     parts.sort_by(f64::total_cmp);

@@ -1,5 +1,7 @@
 //! Text to send: deterministic, with the lines that break naive programs among them.
 
+use goulette_types::SplitMix64;
+
 /// How many lines a long round trip sends.
 pub(crate) fn count() -> usize {
     std::env::var("GOULETTE_TEST_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(60_000)
@@ -8,7 +10,7 @@ pub(crate) fn count() -> usize {
 /// `lines` lines, each closed by `\n`: numbered words, and among them empty lines, lines of up to 500 KiB, lines that
 /// are not UTF-8, lines with `\r` and NUL.
 pub(crate) fn text(lines: usize, seed: u64) -> Vec<u8> {
-    let mut random = SplitMix(seed);
+    let mut random = SplitMix64::new(seed);
     let mut text = Vec::with_capacity(lines * 48);
     let long_every = (lines / 20).max(1);
     for line in 0..lines {
@@ -56,19 +58,6 @@ pub(crate) fn assert_same(sent: &[u8], came: &[u8]) {
             };
             panic!("line {number} differs: sent {:?}, came {:?}", show(sent_line), show(came_line));
         }
-    }
-}
-
-/// Steele, Lea, Flood: Fast splittable pseudorandom number generators (2014).
-pub(crate) struct SplitMix(pub(crate) u64);
-
-impl SplitMix {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

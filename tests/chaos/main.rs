@@ -22,7 +22,7 @@ use Scenario::*;
 use clap::ValueEnum;
 use goulette_client::{Client, ClientOptions, TopicSpec};
 use goulette_proto::pb::{self, sentinel_client::SentinelClient};
-use goulette_types::TopicName;
+use goulette_types::{SplitMix64, TopicName};
 use load::Load;
 use rig::{BROKERS, LOOK, PATIENCE, Rig, SENTINEL};
 use tokio::time::sleep;
@@ -102,7 +102,7 @@ async fn run(mut rig: Rig, scenario: Scenario, cycles: u64, seed: u64) {
     client.admin().create_topic(&topic, spec).await.unwrap();
     until_in_sync(&mut rig, None).await;
     let load = Load::start(&client, &topic);
-    let mut random = Random(seed);
+    let mut random = SplitMix64::new(seed);
     for cycle in 1..=cycles {
         let before = load.acknowledged();
         until_acknowledged(&mut rig, &load, before + ACKNOWLEDGED_MIN).await;
@@ -266,17 +266,4 @@ fn dump(rig: &Rig, broker: usize) -> Vec<String> {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(!text.contains("DAMAGED"), "{text}");
     text.lines().map(|line| line.split(" at=").next().unwrap_or_default().to_owned()).collect()
-}
-
-/// Steele, Lea, Flood: Fast splittable pseudorandom number generators (2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
 }

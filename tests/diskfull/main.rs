@@ -35,8 +35,7 @@ use cluster::Cluster;
 use goulette_client::{
     Client, ClientOptions, Consumer, ConsumerOptions, Delivery, Producer, ProducerOptions, ProducerRecord, Start,
 };
-use goulette_types::{Offset, PartitionIndex, TopicName};
-use lines::SplitMix;
+use goulette_types::{Offset, PartitionIndex, SplitMix64, TopicName};
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use volume::Volume;
 
@@ -285,7 +284,7 @@ impl Foreign {
 
 /// The value of the n-th record: its number, and bytes that follow from it.
 fn value(n: u64) -> Vec<u8> {
-    let mut random = SplitMix(n);
+    let mut random = SplitMix64::new(n);
     let length = 8 + random.next() as usize % 1_500;
     let mut value = n.to_le_bytes().to_vec();
     value.resize_with(length, || random.next() as u8);

@@ -1,18 +1,16 @@
-//! A small generator of pseudo-random numbers (splitmix64), so that a printed number replays a run on any machine.
+//! Numbers that only look random, so that a printed number replays a run on any machine.
 
-pub(crate) struct Random(u64);
+use goulette_types::SplitMix64;
+
+pub(crate) struct Random(SplitMix64);
 
 impl Random {
     pub(crate) fn new(start: u64) -> Self {
-        Self(start)
+        Self(SplitMix64::new(start))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next()
     }
 
     /// A number of `0..bound`; `bound` is not zero.

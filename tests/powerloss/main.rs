@@ -35,8 +35,7 @@ use cluster::Cluster;
 use goulette_client::{
     Client, ClientOptions, Consumer, ConsumerOptions, Delivery, Producer, ProducerOptions, ProducerRecord, Start,
 };
-use goulette_types::{Offset, TopicName};
-use lines::SplitMix;
+use goulette_types::{Offset, SplitMix64, TopicName};
 use tokio::sync::mpsc;
 use volume::Volume;
 
@@ -74,7 +73,7 @@ async fn run(cycles: u64, seed: u64) {
     let stop = Arc::new(AtomicBool::new(false));
     let producer = tokio::spawn(produce(client.clone(), topic.clone(), acknowledged.clone(), stop.clone()));
 
-    let mut random = SplitMix(seed);
+    let mut random = SplitMix64::new(seed);
     let mut verified = 0;
     for cycle in 1..=cycles {
         let before = acknowledged.load(Ordering::Acquire);
@@ -164,7 +163,7 @@ async fn verify(client: &Client, topic: &TopicName, from: u64, promised: u64) ->
 
 /// The value of the n-th record: its number, and bytes that follow from it.
 fn value(n: u64) -> Vec<u8> {
-    let mut random = SplitMix(n);
+    let mut random = SplitMix64::new(n);
     let length = 8 + random.next() as usize % 1_500;
     let mut value = n.to_le_bytes().to_vec();
     value.resize_with(length, || random.next() as u8);

@@ -21,6 +21,7 @@ use goulette_proto::etcd::{
     },
     mvccpb::event::EventType,
 };
+use goulette_types::SplitMix64;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -112,12 +113,8 @@ impl Workload {
         self.start.elapsed().as_nanos() as u64
     }
 
-    /// SplitMix64.
     pub(crate) fn random(&self) -> u64 {
-        let mut mixed = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        SplitMix64::mix(self.random.fetch_add(SplitMix64::STEP, Ordering::Relaxed))
     }
 
     /// The highest revision that all watchers have seen.

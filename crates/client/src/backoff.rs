@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use goulette_types::SplitMix64;
+
 /// Bounds of the pauses between attempts: they double from `first` up to `max`, less a random part of up to a half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -33,22 +35,17 @@ impl Backoff {
 #[derive(Debug)]
 pub(crate) struct Pauses {
     backoff: Backoff,
-    state: u64,
+    random: SplitMix64,
 }
 
 impl Pauses {
     pub(crate) fn new(backoff: Backoff, seed: u64) -> Self {
-        Self { backoff, state: seed }
+        Self { backoff, random: SplitMix64::new(seed) }
     }
 
     /// The pause after `failures` failed attempts in a row.
     pub(crate) fn pause(&mut self, failures: u32) -> Duration {
-        // SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.backoff.pause(failures, mixed ^ mixed >> 31)
+        self.backoff.pause(failures, self.random.next())
     }
 }
 

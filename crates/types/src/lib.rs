@@ -11,9 +11,11 @@ mod error_kind;
 mod id;
 mod name;
 mod offset;
+mod split_mix;
 
 pub use acks::Acks;
 pub use error_kind::ErrorKind;
 pub use id::{ClusterId, Incarnation, ParseIdError, PartitionId, ProducerId, StorageId, TopicId};
 pub use name::{BrokerId, GroupName, NameError, SentinelId, TopicName};
 pub use offset::{LeaderEpoch, Offset, PartitionEpoch, PartitionIndex, ProducerEpoch, Revision, Timestamp};
+pub use split_mix::SplitMix64;

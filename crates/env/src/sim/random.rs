@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use goulette_types::SplitMix64;
+
 use crate::Random;
 
-/// SplitMix64 (Steele, Lea, Flood 2014) from a seed.
+/// [`SplitMix64`] from a seed.
 #[derive(Debug)]
 pub struct SimRandom {
     state: AtomicU64,
@@ -19,11 +21,8 @@ impl SimRandom {
 
 impl Random for SimRandom {
     fn next_u64(&self) -> u64 {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let state = self.state.fetch_add(STEP, Ordering::SeqCst).wrapping_add(STEP);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        let state = self.state.fetch_add(SplitMix64::STEP, Ordering::SeqCst);
+        SplitMix64::mix(state.wrapping_add(SplitMix64::STEP))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use goulette_env::Random;
+use goulette_types::SplitMix64;
 
 /// Random bytes to cut values from. Far more than a codec looks back, so that nothing can be compressed.
 const POOL_BYTES: usize = 64 << 20;
@@ -14,15 +15,11 @@ pub(super) struct Values {
 
 impl Values {
     pub(super) fn new(random: &dyn Random, size: usize) -> Self {
-        // SplitMix64 (Steele, Lea, Flood 2014): the system's own generator would take seconds.
-        let mut state = random.next_u64();
+        // The system's own generator would take seconds.
+        let mut random = SplitMix64::new(random.next_u64());
         let mut pool = Vec::with_capacity(POOL_BYTES + size);
         while pool.len() < POOL_BYTES + size {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = state;
-            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            pool.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
+            pool.extend_from_slice(&random.next().to_le_bytes());
         }
         Self { pool: pool.into(), size }
     }
