@@ -40,6 +40,7 @@ mod space;
 mod truncate;
 
 mod repair;
+mod replay;
 mod replica;
 
 mod quarantine;
