@@ -127,3 +127,39 @@ pub(crate) fn leader_asleep(mode: &Mode) {
     assert_eq!(status["brokers"][0]["state"], "healthy");
     drop(broker);
 }
+
+/// For a change to be known at every sentinel.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Whichever sentinel is asked, a second after a change its answer is right.
+pub(crate) fn answers_are_fresh(mode: &Mode) {
+    let sentinels = Sentinels::start(mode);
+    let whom = sentinels.all();
+    let mut brokers = vec![Extra::start(&sentinels.base, "broker1", &whom, &[])];
+    let mut worst = Duration::ZERO;
+    let mut until_all = |what: &str, arguments: &[&str], right: &dyn Fn(&str) -> bool| {
+        let changed = Instant::now();
+        for address in &sentinels.addresses {
+            eventually(&format!("{address} knows: {what}"), || {
+                let answer = sentinels.base.run(&[arguments, &["--sentinel", address, "--output", "json"]].concat());
+                (answer.status.success() && right(&String::from_utf8_lossy(&answer.stdout))).then_some(())
+            });
+        }
+        worst = worst.max(changed.elapsed());
+    };
+    for round in 0..5 {
+        let name = format!("orders-{round}");
+        sentinels.until_works(&["topic", "create", &name]);
+        until_all("a topic", &["topic", "describe", &name], &|_| true);
+        sentinels.until_works(&["topic", "alter", &name, "--partitions", "3"]);
+        let three = |answer: &str| answer.matches("\"leader_epoch\"").count() == 3;
+        until_all("its partitions", &["topic", "describe", &name], &three);
+        sentinels.until_works(&["topic", "delete", &name]);
+        until_all("that it is gone", &["topic", "list"], &|answer| !answer.contains(&name));
+        let id = format!("added{round}");
+        brokers.push(Extra::start(&sentinels.base, &id, &whom, &[]));
+        until_all("a broker", &["cluster", "status"], &|answer| answer.contains(&format!("\"{id}\"")));
+    }
+    println!("  at the latest after {} ms", worst.as_millis());
+    assert!(worst < FRESH, "{worst:?}");
+}

@@ -55,12 +55,14 @@ const CASES: &[Case] = &[
 const EMBEDDED: &[Case] = &[
     ("leader_killed_again_and_again", election::leader_killed_again_and_again),
     ("leader_asleep", election::leader_asleep),
+    ("answers_are_fresh", election::answers_are_fresh),
     ("foreign_values", metadata::foreign_values),
 ];
 
 /// With an external etcd.
 const EXTERNAL: &[Case] = &[
     ("leader_asleep", election::leader_asleep),
+    ("answers_are_fresh", election::answers_are_fresh),
     ("leader_killed_half_way", half_way::leader_killed_half_way),
     ("etcd_away", etcd::etcd_away),
     ("etcd_absent_at_the_start", etcd::etcd_absent_at_the_start),
