@@ -3,12 +3,12 @@
 # from memory), and Kafka with flush.messages=1 (synced before the ack, as ours are), in turns on the same disk, ROUNDS times.
 # Each with its own producer, with batches of the same size. Prints each turn, and the ratios of the medians.
 #
-# GOULETTE_BIN names our binary (default: bin/goulette), RECORDS the load (600000), PARTITIONS of the topic (3), BATCH_BYTES of both
+# GOULETTE_BIN names our binary (default: bin/goulette), RECORDS the load (400000), PARTITIONS of the topic (3), BATCH_BYTES of both
 # producers (524288), BENCH_DIR where all keep their data, KAFKA the folder of Kafka's jars. Exits with 77 without Java and Maven.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 goulette=$(realpath "${GOULETTE_BIN:-bin/goulette}")
-rounds=${ROUNDS:-2} records=${RECORDS:-600000} partitions=${PARTITIONS:-3} batch=${BATCH_BYTES:-524288}
+rounds=${ROUNDS:-2} records=${RECORDS:-400000} partitions=${PARTITIONS:-3} batch=${BATCH_BYTES:-524288}
 warm_up=$((records / 4))
 jars=$(scripts/kafka-jars.sh "${KAFKA:-target/kafka-tools}")
 dir=$(mktemp -d "${BENCH_DIR:-$PWD/target}/bench-replication.XXXXXX")
@@ -21,16 +21,17 @@ stop() {
 }
 trap 'stop; rm -rf "$dir"' EXIT
 
-free_port() {
-  local port
+# Each call gives the next one that is free, so that no two of a turn are the same.
+port=$((20000 + RANDOM % 8000))
+next_port() {
   while :; do
-    port=$((20000 + RANDOM % 12000))
-    (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null || { echo "$port"; return; }
+    port=$((port + 1))
+    (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null || return 0
   done
 }
 
 until_done() { # what, command...
-  local what=$1 deadline=$((SECONDS + 60))
+  local what=$1 deadline=$((SECONDS + 180))
   shift
   until "$@" > "$dir/said" 2>&1; do
     [ $SECONDS -lt $deadline ] || { echo "in vain: $what" >&2; cat "$dir/said" >&2; exit 1; }
@@ -43,13 +44,15 @@ until_done() { # what, command...
 ours() {
   mkdir "$dir/data"
   local sentinel number
-  sentinel=127.0.0.1:$(free_port)
+  next_port
+  sentinel=127.0.0.1:$port
   "$goulette" sentinel -address "$sentinel" -data "$dir/data/sentinel" -enable-embedded-etcd=false -admin-address off \
     -log-dir "$dir/data/logs" -log-level warn > "$dir/sentinel.out" 2>&1 &
   pids+=($!)
   until_done "the sentinel serves" "$goulette" health "$sentinel"
   for number in 1 2 3; do
-    "$goulette" broker -id "broker$number" -address "127.0.0.1:$(free_port)" -data "$dir/data/broker$number" -sentinel "$sentinel" \
+    next_port
+    "$goulette" broker -id "broker$number" -address "127.0.0.1:$port" -data "$dir/data/broker$number" -sentinel "$sentinel" \
       -admin-address off -log-dir "$dir/data/logs" -log-level warn > "$dir/broker$number.out" 2>&1 &
     pids+=($!)
     until_done "broker $number is registered" bash -c "'$goulette' cluster status --sentinel $sentinel | grep -q '^broker$number .*healthy'"
@@ -79,7 +82,10 @@ theirs() { # settings of the topic...
   mkdir "$dir/data"
   local number brokers=() controllers=() voters bootstrap id
   for number in 1 2 3; do
-    brokers+=("127.0.0.1:$(free_port)") controllers+=("127.0.0.1:$(free_port)")
+    next_port
+    brokers+=("127.0.0.1:$port")
+    next_port
+    controllers+=("127.0.0.1:$port")
   done
   voters="1@${controllers[0]},2@${controllers[1]},3@${controllers[2]}" bootstrap=${brokers[0]},${brokers[1]},${brokers[2]}
   id=$(kafka 256m kafka.tools.StorageTool random-uuid)
