@@ -4,6 +4,9 @@
 #
 #   test-etcd-compat.sh [SEEDS]      SEEDS runs (default 100) of STEPS operations each (default 10000), from run FIRST on
 #
+# COMPAT_JOBS runs go on at once (default 8: a run mostly waits for its servers); SHRINK_SECONDS is how long one that differs is
+# made shorter (default 120).
+#
 # GOULETTE_BIN names our binary (default: bin/goulette), REFERENCE the folder of the real one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
