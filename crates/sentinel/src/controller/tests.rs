@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, path::Path};
 
 use goulette_env::sim::{Faults, SimDisk, Unsynced};
 use goulette_meta::LocalStore;
-use goulette_types::StorageId;
+use goulette_types::{StorageId, TopicName};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::plan::{broker::Registration, topic::NewTopic};
 
 /// What was answered before the machine died.
 #[derive(Default)]
