@@ -20,7 +20,10 @@ use goulette_proto::{
 use goulette_records::Batch;
 use goulette_replication::{FromFollower, FromLeader, Member, Refused, Stream, ToFollower, ToLeader};
 use goulette_types::{BrokerId, ClusterId, Incarnation, LeaderEpoch, Offset, PartitionId, StorageId};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -83,6 +86,8 @@ pub(crate) async fn push(
         ready: VecDeque::new(),
         credit: 0,
         frame: pb::ReplicateResponse::default(),
+        frame_bytes: 0,
+        resume_at: Instant::now(),
     };
     pusher.receive(first);
     tokio::spawn(pusher.run(inbound, frames));
@@ -141,8 +146,11 @@ struct Pusher {
     ready: VecDeque<PartitionId>,
     /// Bytes that may still be sent. A batch that exceeds what is left is sent whole, and the rest is owed.
     credit: i64,
-    /// What is to be sent next.
+    /// What is to be sent next, and the bytes of the batches in it.
     frame: pb::ReplicateResponse,
+    frame_bytes: usize,
+    /// On the catch-up stream no batch is read before.
+    resume_at: Instant,
 }
 
 struct Seat {
@@ -164,6 +172,8 @@ enum Event {
     Orders(Vec<Order>),
     Request(Result<Option<pb::ReplicateRequest>, Status>),
     Sent(bool),
+    /// More may be read.
+    Resumed,
     Stopping,
 }
 
@@ -175,7 +185,8 @@ impl Pusher {
     ) {
         let orders = Arc::clone(&self.orders);
         loop {
-            let pause = self.fill().await;
+            self.fill().await;
+            let waits = !self.ready.is_empty() && self.resume_at > Instant::now();
             let has_frame = self.frame != pb::ReplicateResponse::default();
             let event = tokio::select! {
                 biased;
@@ -189,15 +200,13 @@ impl Pusher {
                     Err(_) => Event::Sent(false),
                 },
                 orders = orders.take(), if !has_frame => Event::Orders(orders),
+                () = sleep_until(self.resume_at), if waits => Event::Resumed,
             };
             match event {
                 Event::Orders(orders) => orders.into_iter().for_each(|order| self.obey(order)),
                 Event::Request(Ok(Some(request))) => self.receive(request),
-                Event::Sent(true) => {
-                    if let Some(pause) = pause {
-                        sleep(pause).await;
-                    }
-                }
+                Event::Sent(true) => self.frame_bytes = 0,
+                Event::Resumed => {}
                 Event::Request(_) | Event::Sent(false) | Event::Stopping => break,
             }
         }
@@ -349,16 +358,17 @@ impl Pusher {
         }
     }
 
-    /// Puts into the frame what the partitions have, as far as it fits. On the catch-up stream it says for how long to pause
-    /// then.
-    async fn fill(&mut self) -> Option<Duration> {
+    /// Puts into the frame what the partitions have, as far as it fits. What is read for the catch-up stream pays for the
+    /// next: what is said besides batches does not wait for it.
+    async fn fill(&mut self) {
         // Those that came meanwhile belong into this frame.
         for order in self.orders.drain() {
             self.obey(order);
         }
         let mut bytes = 0;
         let mut looks = self.ready.len();
-        while looks > 0 && bytes < FRAME_BYTES as usize {
+        let may_read = self.resume_at <= Instant::now();
+        while looks > 0 && self.frame_bytes < FRAME_BYTES as usize {
             looks -= 1;
             let Some(id) = self.ready.pop_front() else { break };
             let Some(seat) = self.seats.get_mut(&id) else { continue };
@@ -367,8 +377,8 @@ impl Pusher {
             if seat.partition.led_in(seat.epoch).is_err() {
                 continue;
             }
-            let room = (FRAME_BYTES as usize - bytes) as u32;
-            let read = match self.credit > 0 {
+            let room = (FRAME_BYTES as usize - self.frame_bytes) as u32;
+            let read = match self.credit > 0 && may_read {
                 true => read(&self.node, self.peer.kind, &seat.partition, seat.next, room).await,
                 false => Read::Batches(Vec::new()),
             };
@@ -377,6 +387,7 @@ impl Pusher {
                 Read::Batches(batches) => {
                     let sent: usize = batches.iter().map(Batch::encoded_bytes).sum();
                     bytes += sent;
+                    self.frame_bytes += sent;
                     self.credit -= sent as i64;
                     if let Some(last) = batches.last() {
                         seat.next = last.next_offset();
@@ -398,9 +409,10 @@ impl Pusher {
                 }
             }
         }
-        let rate = self.node.options().catch_up_bytes_per_second;
-        let throttled = self.peer.kind == StreamKind::CatchUp && bytes > 0;
-        throttled.then(|| Duration::from_secs_f64(bytes as f64 / f64::from(rate.max(1))))
+        if self.peer.kind == StreamKind::CatchUp && bytes > 0 {
+            let rate = self.node.options().catch_up_bytes_per_second.max(1);
+            self.resume_at = Instant::now() + Duration::from_secs_f64(bytes as f64 / f64::from(rate));
+        }
     }
 }
 
