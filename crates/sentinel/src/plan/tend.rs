@@ -95,7 +95,9 @@ fn vacate(catalog: &Catalog, now: Timestamp) -> Option<Step> {
         let goes = record.replicas.iter().find(|broker| leaving(broker).is_some())?;
         let kept: Vec<_> = record.replicas.iter().filter(|broker| *broker != goes).cloned().collect();
         let replacement = leaving(goes).and_then(|leaving| leaving.replacement.clone());
-        let mut to = match replacement.filter(|other| !kept.contains(other) && live.live(other).is_some()) {
+        let mut to = match replacement.filter(|other| !kept.contains(other)) {
+            // It is waited for: somebody else was not asked for.
+            Some(other) if live.live(&other).is_none() => return None,
             Some(other) => [&kept[..], &[other]].concat(),
             None => mover.ring.place_beside(id, &kept, record.replicas.len(), &mover.ring.bounds(1, load), load),
         };

@@ -301,6 +301,26 @@ fn the_last_brokers_are_emptied_by_giving_up_replicas() {
 }
 
 #[test]
+fn a_replacement_that_is_down_is_waited_for() {
+    let mut world = with_brokers(5);
+    world.create(30);
+    world.die(5);
+    let leaving = Some(Leaving { remove: false, replacement: Some(id("b5")) });
+    let step = broker::drain(&world.catalog, NOW, &id("b4"), leaving).unwrap();
+    world.commit(step.unwrap());
+    world.tend();
+    let moving = |world: &World| (0..30).filter(|&index| world.record(index).moving.is_some()).collect::<Vec<_>>();
+    let (gone, comes) = (id("b4"), id("b5"));
+    let held = world.catalog.held_by(&gone).map(|partition| world.record(partition.index.0));
+    let to_move = held.filter(|record| !record.replicas.contains(&comes)).count();
+    assert!(to_move > 0);
+    assert!(moving(&world).iter().all(|&index| world.record(index).replicas.contains(&id("b5"))));
+    world.register(&Registration { incarnation: Incarnation(55), ..replicating(5) });
+    world.tend();
+    assert!(moving(&world).len() >= to_move, "it is live: partitions go to it");
+}
+
+#[test]
 fn while_another_broker_may_come_back_nothing_is_given_up() {
     let mut world = with_brokers(4);
     world.create(20);
