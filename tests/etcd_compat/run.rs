@@ -120,7 +120,8 @@ impl Runs {
             return Ok((Outcome::Equal, mix));
         };
         if let Some(log) = reference_obituary {
-            let reason = log.lines().find(|line| line.contains("panic")).unwrap_or("no reason given");
+            let tells = |line: &&str| line.contains("panic") || line.contains("\"fatal\"");
+            let reason = log.lines().find(tells).unwrap_or("no reason given");
             println!(
                 "seed {seed}: the reference fell over itself at step {}, equal so far: {}",
                 taken.len(),
