@@ -46,6 +46,13 @@ impl Loads {
         }
     }
 
+    /// As [`go_on`](Self::go_on), and tells the longest time without an ack since the last call.
+    pub(crate) async fn go_on_after(&self, what: &str, rig: &mut Rig, more: u64) {
+        self.go_on(rig, more).await;
+        let pause = self.take_pauses().into_iter().max().unwrap_or_default();
+        println!("  {what}: longest pause between two acks {} ms", pause.as_millis());
+    }
+
     /// The longest time without an ack since the last call, of each topic.
     pub(crate) fn take_pauses(&self) -> Vec<Duration> {
         self.loads.iter().map(|(_, load)| load.take_pause()).collect()
@@ -53,8 +60,6 @@ impl Loads {
 
     /// Stops, and reads everything back: nothing was refused, of unknown outcome, or is lost.
     pub(crate) async fn verify(self) {
-        let pause = self.take_pauses().into_iter().max().unwrap_or_default();
-        println!("  longest pause between two acks since it was last asked for: {} ms", pause.as_millis());
         for (topic, load) in self.loads {
             print!("  {topic}:");
             assert_eq!(load.unknown(), 0, "nobody knows the outcome of some of {topic}");

@@ -34,7 +34,7 @@ pub(crate) async fn one_to_three_and_back(binary: &Path) {
     let heavy = "heavy".parse().unwrap();
     client.admin().create_topic(&heavy, one_partition(1)).await.unwrap();
     fill(&rig, "heavy");
-    loads.go_on(&mut rig, BETWEEN).await;
+    loads.go_on_after("one broker", &mut rig, BETWEEN).await;
 
     // Brokers join: what wants three replicas gets them.
     rig.add_broker("broker2", CATCH_UP);
@@ -43,12 +43,12 @@ pub(crate) async fn one_to_three_and_back(binary: &Path) {
         until_replicas(&rig, &format!("t{number}"), 3);
     }
     assert_eq!(replicas(&rig, "solo").len(), 1, "one replica was asked for");
-    loads.go_on(&mut rig, BETWEEN).await;
+    loads.go_on_after("two brokers more", &mut rig, BETWEEN).await;
 
     // The factor is raised.
     rig.order(&["topic", "alter", "solo", "--replication-factor", "3"]);
     until_replicas(&rig, "solo", 3);
-    loads.go_on(&mut rig, BETWEEN).await;
+    loads.go_on_after("a higher factor", &mut rig, BETWEEN).await;
 
     // Evened out, with the preferred leaders back.
     rig.order(&["cluster", "rebalance"]);
@@ -63,14 +63,14 @@ pub(crate) async fn one_to_three_and_back(binary: &Path) {
     });
     let (printed, _) = rig.order(&["cluster", "rebalance", "--dry-run"]);
     assert!(printed.contains("nothing moves"), "{printed}");
-    loads.go_on(&mut rig, BETWEEN).await;
+    loads.go_on_after("rebalanced", &mut rig, BETWEEN).await;
 
     // Another order of replicas is another preferred leader, and no data moves.
     let mut turned = replicas(&rig, "t0");
     turned.rotate_left(1);
     rig.order(&["partition", "reassign", "t0", "0", &turned.join(",")]);
     rig.eventually("t0 is led by its new preferred leader", || (leader(&rig, "t0")? == turned[0]).then_some(()));
-    loads.go_on(&mut rig, BETWEEN).await;
+    loads.go_on_after("another preferred leader", &mut rig, BETWEEN).await;
 
     // A move that takes its time, slowed down, is told of, taken back, and ordered again.
     let from = replicas(&rig, "heavy");
@@ -85,11 +85,13 @@ pub(crate) async fn one_to_three_and_back(binary: &Path) {
     assert!(begun.elapsed() > Duration::from_secs(2), "{HEAVY_BYTES} bytes came faster than they may");
     assert!(told.contains("0 of 1 partitions moved") && told.contains("1 of 1 partitions moved"), "{told}");
     assert_eq!(replicas(&rig, "heavy"), [to]);
+    loads.go_on_after("a slow move", &mut rig, BETWEEN).await;
     rig.eventually("what was moved away takes no room", || (bytes_of(&rig, &from[0], "heavy") < 1 << 20).then_some(()));
 
     // One takes the place of another.
     rig.add_broker("broker4", CATCH_UP);
     rig.order(&["broker", "replace", "broker3", "broker4"]);
+    loads.go_on_after("one replaced", &mut rig, BETWEEN).await;
     assert_eq!(held(&rig, "broker3"), 0);
     for topic in loads.topics() {
         let replicas = replicas(&rig, &topic);
@@ -98,7 +100,7 @@ pub(crate) async fn one_to_three_and_back(binary: &Path) {
     rig.order(&["broker", "remove", "broker3"]);
     rig.stop("broker3");
     rig.eventually("broker3 is forgotten", || broker(&rig, "broker3").is_null().then_some(()));
-    loads.go_on(&mut rig, BETWEEN).await;
+    loads.go_on_after("the replaced one removed", &mut rig, BETWEEN).await;
 
     // Emptied, but the order is taken back half-way; then in earnest, until one is left.
     rig.order(&["broker", "drain", "broker4", "--no-wait"]);
@@ -110,9 +112,9 @@ pub(crate) async fn one_to_three_and_back(binary: &Path) {
     for leaving in ["broker4", "broker2"] {
         rig.order(&["broker", "drain", leaving]);
         assert_eq!(held(&rig, leaving), 0);
-        loads.go_on(&mut rig, BETWEEN).await;
+        loads.go_on_after("one drained", &mut rig, BETWEEN).await;
         rig.stop(leaving);
-        loads.go_on(&mut rig, BETWEEN).await;
+        loads.go_on_after("the drained one stopped", &mut rig, BETWEEN).await;
     }
     for topic in loads.topics() {
         assert_eq!(replicas(&rig, &topic), ["broker1"], "{topic}");
