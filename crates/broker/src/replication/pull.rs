@@ -20,7 +20,7 @@ use goulette_proto::{
     pb::{self, dismissed::Reason, replication_client::ReplicationClient},
 };
 use goulette_replication::{Cut, FollowError, FromFollower, FromLeader, Refused, Stream, ToFollower, ToLeader};
-use goulette_types::{BrokerId, ErrorKind, LeaderEpoch, PartitionId};
+use goulette_types::{BrokerId, ErrorKind, LeaderEpoch, Offset, PartitionId};
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
@@ -225,6 +225,8 @@ struct Seat {
     epoch: LeaderEpoch,
     /// The version of the positions that are durable.
     positions: u64,
+    /// The end that was reported last in this handshake; none before it is confirmed.
+    reported: Option<Offset>,
 }
 
 impl Session<'_> {
@@ -279,7 +281,8 @@ impl Session<'_> {
         let id = partition.id();
         let handle = self.next_handle;
         self.next_handle += 1;
-        if let Some(seat) = self.seats.insert(id, Seat { handle, epoch: LeaderEpoch(0), positions: 0 }) {
+        if let Some(seat) = self.seats.insert(id, Seat { handle, epoch: LeaderEpoch(0), positions: 0, reported: None })
+        {
             self.handles.remove(&seat.handle);
             request.leave.push(seat.handle);
         }
@@ -295,7 +298,7 @@ impl Session<'_> {
         let handle = seat.handle;
         match message.body {
             FromFollower::Hello { last, .. } => {
-                seat.epoch = message.leader_epoch;
+                (seat.epoch, seat.reported) = (message.leader_epoch, None);
                 let start = self.handles.get(&handle).map_or(0, |partition| partition.log().start().0);
                 request.follow.push(pb::Follow {
                     handle,
@@ -306,8 +309,12 @@ impl Session<'_> {
                     start,
                 });
             }
-            FromFollower::Confirm { end } => request.joined.push(pb::Joined { handle, end: end.0 }),
+            FromFollower::Confirm { end } => {
+                seat.reported = Some(end);
+                request.joined.push(pb::Joined { handle, end: end.0 });
+            }
             FromFollower::Durable { end } => {
+                seat.reported = Some(end);
                 let durable = pb::Durable { handle, end: end.0, positions: seat.positions, pong: 0 };
                 // Only the last one counts.
                 match request.durable.last_mut().filter(|last| last.handle == handle && last.pong == 0) {
@@ -316,8 +323,8 @@ impl Session<'_> {
                 }
             }
             FromFollower::Pong { round } => {
-                let end = self.handles.get(&handle).map_or(0, |partition| partition.log().end().0);
-                request.durable.push(pb::Durable { handle, end, positions: seat.positions, pong: round });
+                let Some(end) = seat.reported else { return };
+                request.durable.push(pb::Durable { handle, end: end.0, positions: seat.positions, pong: round });
             }
         }
     }
@@ -325,9 +332,9 @@ impl Session<'_> {
     fn report_positions(&mut self, id: PartitionId, version: u64, request: &mut pb::ReplicateRequest) {
         let Some(seat) = self.seats.get_mut(&id) else { return };
         seat.positions = seat.positions.max(version);
-        let Some(partition) = self.handles.get(&seat.handle) else { return };
-        let end = partition.log().end().0;
-        request.durable.push(pb::Durable { handle: seat.handle, end, positions: seat.positions, pong: 0 });
+        // Before the handshake is confirmed the log may end where it is still to be cut: that is no end to report.
+        let Some(end) = seat.reported else { return };
+        request.durable.push(pb::Durable { handle: seat.handle, end: end.0, positions: seat.positions, pong: 0 });
     }
 
     async fn take(
