@@ -74,7 +74,8 @@ impl Assignment {
     }
 }
 
-/// A state with the in-sync replicas that a sentinel says are stored.
+/// A state with the replicas, and those in sync, that a sentinel says are stored. An older sentinel names no replicas: they
+/// are as before.
 ///
 /// # Errors
 /// What makes no sense, in words.
@@ -83,7 +84,9 @@ pub(crate) fn with_isr(state: PartitionState, stored: &pb::IsrState) -> Result<P
     if isr.is_empty() {
         return Err("no replica is in sync".to_owned());
     }
+    let replicas = stored.replicas.iter().map(|name| broker(name)).collect::<Result<Vec<_>, _>>()?;
     Ok(PartitionState {
+        replicas: if replicas.is_empty() { state.replicas } else { replicas },
         isr,
         eligible: members(&stored.eligible)?,
         leader_epoch: LeaderEpoch(stored.leader_epoch),

@@ -276,6 +276,7 @@ impl Sentinel for Service {
                     isr: stored.isr.clone(),
                     eligible: Vec::new(),
                     min_insync_replicas: stored.min_insync_replicas,
+                    replicas: stored.replicas.iter().map(|replica| replica.broker.clone()).collect(),
                 };
                 outcome = Some(match newest {
                     true => pb::isr_answer::Outcome::Confirmed(state),

@@ -122,6 +122,7 @@ pub(super) fn isr_state(state: &PartitionState) -> pb::IsrState {
         isr: members(&state.isr),
         eligible: members(&state.eligible),
         min_insync_replicas: state.min_insync,
+        replicas: names(state.replicas.iter()),
     }
 }
 
