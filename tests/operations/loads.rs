@@ -11,6 +11,9 @@ use crate::{
     rig::{LOOK, PATIENCE, Rig},
 };
 
+/// An order of an operator holds acks up for no longer: well below the time in which a silent broker is found out.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
 pub(crate) struct Loads {
     client: Client,
     loads: Vec<(TopicName, Load)>,
@@ -46,11 +49,12 @@ impl Loads {
         }
     }
 
-    /// As [`go_on`](Self::go_on), and tells the longest time without an ack since the last call.
+    /// As [`go_on`](Self::go_on), and tells the longest time without an ack since the last call, which is to be short.
     pub(crate) async fn go_on_after(&self, what: &str, rig: &mut Rig, more: u64) {
         self.go_on(rig, more).await;
         let pause = self.take_pauses().into_iter().max().unwrap_or_default();
         println!("  {what}: longest pause between two acks {} ms", pause.as_millis());
+        assert!(pause < PAUSE_MAX, "{what}: nothing was acknowledged for {} ms", pause.as_millis());
     }
 
     /// The longest time without an ack since the last call, of each topic.

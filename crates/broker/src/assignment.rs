@@ -113,3 +113,46 @@ fn broker(name: &str) -> Result<BrokerId, String> {
 fn id(bytes: &[u8]) -> Result<u128, String> {
     Incarnation::try_from(bytes).map(|id| id.0).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_sync(name: &str) -> pb::InSync {
+        pb::InSync { broker: name.to_owned(), storage_id: vec![1; 16].into() }
+    }
+
+    #[test]
+    fn a_proposal_that_ended_a_move_tells_who_holds_the_partition_since() {
+        let me = Member { broker: "a".parse().unwrap(), storage: StorageId(1) };
+        let before = PartitionState {
+            replicas: vec!["a".parse().unwrap(), "c".parse().unwrap()],
+            isr: vec![me],
+            eligible: Vec::new(),
+            leader: None,
+            leader_epoch: LeaderEpoch(3),
+            partition_epoch: PartitionEpoch(7),
+            min_insync: 1,
+            min_wanted: None,
+            unclean: None,
+            moving: None,
+            doubt: None,
+        };
+        let mut stored = pb::IsrState {
+            leader_epoch: 3,
+            partition_epoch: 8,
+            isr: vec![in_sync("a"), in_sync("b")],
+            min_insync_replicas: 2,
+            ..Default::default()
+        };
+        let names = |state: &PartitionState| state.replicas.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(&with_isr(before.clone(), &stored).unwrap()), ["a", "c"]);
+        stored.replicas = vec!["a".to_owned(), "b".to_owned()];
+        let after = with_isr(before.clone(), &stored).unwrap();
+        assert_eq!((names(&after), after.partition_epoch), (vec!["a".to_owned(), "b".to_owned()], PartitionEpoch(8)));
+        stored.replicas.push("not a name".to_owned());
+        assert!(with_isr(before.clone(), &stored).is_err());
+        stored.isr.clear();
+        assert!(with_isr(before, &stored).is_err());
+    }
+}
