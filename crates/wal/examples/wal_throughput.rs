@@ -1,6 +1,6 @@
 //! What the log does with synced entries beside what the disk does with synced writes of the same sizes.
 //!
-//! `cargo run --release -p goulette-wal --example throughput -- [FOLDER] [MEGABYTES]`
+//! `cargo run --release -p goulette-wal --example wal_throughput -- [FOLDER] [MEGABYTES]`
 
 use std::{
     path::{Path, PathBuf},
