@@ -17,6 +17,11 @@ fn assert_refused(what: &str, output: &Output, code: i32, words: &[&str]) {
     assert!(lines == 1 || code == 2 && (1..=8).contains(&lines), "{what}: {lines} lines: {said}");
 }
 
+/// Starts a server that is expected to end at once. Its admin port would be its own port + 10, which may be another test's.
+fn start(cluster: &Cluster, arguments: &[&str]) -> Output {
+    cluster.run(&[arguments, &["-admin-address", "off"]].concat())
+}
+
 #[test]
 fn usage_errors_exit_2_and_name_the_flag() {
     let cluster = Cluster::prepare(&[], &[]);
@@ -70,10 +75,10 @@ fn taken_ports_of_the_embedded_etcd_are_named_with_both_ways_out() {
     let (peer, address) = (free_port().to_string(), format!("127.0.0.1:{}", free_port()));
     let sentinel = ["sentinel", "-address", &address, "-etcd-port", &port, "-etcd-peer-port", &peer];
     let words = [port.as_str(), "-etcd-port", "-enable-embedded-etcd=false -etcd-endpoints"];
-    assert_refused("the client port", &cluster.run(&sentinel), 1, &words);
+    assert_refused("the client port", &start(&cluster, &sentinel), 1, &words);
     let sentinel = ["sentinel", "-address", &address, "-etcd-port", &peer, "-etcd-peer-port", &port];
     let words = [port.as_str(), "-etcd-peer-port", "-enable-embedded-etcd=false -etcd-endpoints"];
-    assert_refused("the peer port", &cluster.run(&sentinel), 1, &words);
+    assert_refused("the peer port", &start(&cluster, &sentinel), 1, &words);
 }
 
 #[test]
@@ -128,10 +133,10 @@ fn busy_ports_are_named() {
     let other = cluster.dir.path().join("other");
     let other = other.to_str().expect("a path");
     let broker = ["broker", "-id", "b2", "-address", &cluster.sentinel_address, "-data", other];
-    assert_refused("broker", &cluster.run(&broker), 1, &[&cluster.sentinel_address]);
+    assert_refused("broker", &start(&cluster, &broker), 1, &[&cluster.sentinel_address]);
     let sentinel =
         ["sentinel", "-id", "s2", "-address", &cluster.broker_address, "-data", other, "-enable-embedded-etcd=false"];
-    assert_refused("sentinel", &cluster.run(&sentinel), 1, &[&cluster.broker_address]);
+    assert_refused("sentinel", &start(&cluster, &sentinel), 1, &[&cluster.broker_address]);
 }
 
 #[test]
@@ -140,22 +145,22 @@ fn a_data_folder_in_use_is_refused_and_left_alone() {
     cluster.produce("t", b"x\n");
     let free = format!("127.0.0.1:{}", free_port());
     let broker = ["broker", "-address", &free, "-sentinel", &cluster.sentinel_address];
-    assert_refused("locked by a broker", &cluster.run(&broker), 1, &["data/broker1"]);
+    assert_refused("locked by a broker", &start(&cluster, &broker), 1, &["data/broker1"]);
     let sentinel = ["sentinel", "-address", &free, "-enable-embedded-etcd=false"];
-    assert_refused("locked by a sentinel", &cluster.run(&sentinel), 1, &["data/sentinel_sentinel1"]);
+    assert_refused("locked by a sentinel", &start(&cluster, &sentinel), 1, &["data/sentinel_sentinel1"]);
     assert_eq!(cluster.consume("t"), b"x\n");
 
     cluster.stop_broker();
     let before = snapshot(&cluster.broker_data());
     let foreign = ["broker", "-id", "broker9", "-data", "data/broker1", "-address", &free];
-    assert_refused("of another broker", &cluster.run(&foreign), 1, &["broker1", "broker9"]);
+    assert_refused("of another broker", &start(&cluster, &foreign), 1, &["broker1", "broker9"]);
     assert_eq!(snapshot(&cluster.broker_data()), before);
 
     cluster.stop_sentinel();
     let before = snapshot(&cluster.dir.path().join("data/sentinel_sentinel1"));
     let foreign =
         ["sentinel", "-id", "s9", "-data", "data/sentinel_sentinel1", "-address", &free, "-enable-embedded-etcd=false"];
-    assert_refused("of another sentinel", &cluster.run(&foreign), 1, &["sentinel1", "s9"]);
+    assert_refused("of another sentinel", &start(&cluster, &foreign), 1, &["sentinel1", "s9"]);
     assert_eq!(snapshot(&cluster.dir.path().join("data/sentinel_sentinel1")), before);
 }
 
@@ -171,7 +176,7 @@ fn data_of_a_newer_version_is_refused_with_both_versions_named() {
     fs::write(&identity, json.to_string()).expect("a file");
     let before = snapshot(&cluster.broker_data());
     let broker = ["broker", "-address", &cluster.broker_address, "-sentinel", &cluster.sentinel_address];
-    assert_refused("newer broker.json", &cluster.run(&broker), 1, &["99", "1", "broker.json"]);
+    assert_refused("newer broker.json", &start(&cluster, &broker), 1, &["99", "1", "broker.json"]);
     assert_eq!(snapshot(&cluster.broker_data()), before);
 }
 
@@ -181,9 +186,9 @@ fn a_folder_that_cannot_be_written_is_named() {
     fs::write(cluster.dir.path().join("file"), b"").expect("a file");
     let address = format!("127.0.0.1:{}", free_port());
     let broker = ["broker", "-address", &address, "-data", "file/data"];
-    assert_refused("broker", &cluster.run(&broker), 1, &["file/data"]);
+    assert_refused("broker", &start(&cluster, &broker), 1, &["file/data"]);
     let sentinel = ["sentinel", "-address", &address, "-data", "file/data", "-enable-embedded-etcd=false"];
-    assert_refused("sentinel", &cluster.run(&sentinel), 1, &["file/data"]);
+    assert_refused("sentinel", &start(&cluster, &sentinel), 1, &["file/data"]);
 }
 
 #[test]
@@ -194,7 +199,7 @@ fn a_broker_of_another_cluster_is_refused_by_name() {
     let other = Cluster::start();
     let before = snapshot(&cluster.broker_data());
     let broker = ["broker", "-address", &cluster.broker_address, "-sentinel", &other.sentinel_address];
-    assert_refused("foreign cluster", &cluster.run(&broker), 1, &["cluster"]);
+    assert_refused("foreign cluster", &start(&cluster, &broker), 1, &["cluster"]);
     let json =
         |files: &[(std::path::PathBuf, Vec<u8>)]| files.iter().find(|(path, _)| path.ends_with("broker.json")).cloned();
     assert_eq!(json(&snapshot(&cluster.broker_data())), json(&before));

@@ -132,7 +132,7 @@ fn a_service_manager_learns_when_they_serve_and_when_they_end() {
     assert_eq!(told(), "READY=1");
     assert!(cluster.run(&["health", &cluster.sentinel_address]).status.success(), "it serves when it says so");
     let broker = ["broker", "-address", &cluster.broker_address, "-sentinel", &cluster.sentinel_address];
-    let mut command = cluster.command(&broker);
+    let mut command = cluster.command(&[&broker[..], &["-admin-address", "off"]].concat());
     let mut broker = command.env("NOTIFY_SOCKET", &socket).spawn().expect("the binary starts");
     assert_eq!(told(), "READY=1");
     for child in [&mut broker, &mut sentinel] {
