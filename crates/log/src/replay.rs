@@ -116,20 +116,25 @@ impl<'a> Replay<'a> {
                 self.restart(head.partition, head.offset, fragment_next)
             }
             Kind::GroupPosition => {
-                match self.engine.partition(head.partition) {
-                    Some(partition) => partition.set_position(text.parse().map_err(bad_name)?, head.offset),
-                    None => _ = self.orphans.insert(head.partition.topic),
+                if let Some(partition) = self.known(head.partition) {
+                    partition.set_position(text.parse().map_err(bad_name)?, head.offset);
                 }
                 Ok(())
             }
         }
     }
 
+    /// A partition that an entry names; if nobody knows it, its topic is to be found deleted later.
+    fn known(&mut self, id: PartitionId) -> Option<Arc<Partition>> {
+        let partition = self.engine.partition(id);
+        if partition.is_none() {
+            self.orphans.insert(id.topic);
+        }
+        partition
+    }
+
     fn append(&mut self, head: &Head, batch: Bytes) -> Result<(), Refusal> {
-        let Some(partition) = self.engine.partition(head.partition) else {
-            self.orphans.insert(head.partition.topic);
-            return Ok(());
-        };
+        let Some(partition) = self.known(head.partition) else { return Ok(()) };
         let mut state = lock(partition.state());
         if head.offset < state.next {
             // The checkpoint's state is from a moment after its position.
@@ -166,10 +171,7 @@ impl<'a> Replay<'a> {
 
     /// Batches that were durable in their fragment before the entry was written: takes note of them, and reads none.
     fn refer(&mut self, head: &Head, rest: &Bytes) -> Result<(), Refusal> {
-        let Some(partition) = self.engine.partition(head.partition) else {
-            self.orphans.insert(head.partition.topic);
-            return Ok(());
-        };
+        let Some(partition) = self.known(head.partition) else { return Ok(()) };
         let Reference { fragment_base, headers } = Reference::decode(head, rest).map_err(Refusal::Entry)?;
         // What lies before it in the fragment is to be there first.
         let not_writable = |error: FlushError| Refusal::Open(not_writable(self.engine, &error));
@@ -292,10 +294,7 @@ impl<'a> Replay<'a> {
     /// The appends before the entry are replayed like all others, and what they wrote is removed: files go only behind a
     /// checkpoint beyond the entry, so until then everything that replay needs is there.
     fn remove(&mut self, id: PartitionId, removal: &Removal) -> Result<(), OpenError> {
-        let Some(partition) = self.engine.partition(id) else {
-            self.orphans.insert(id.topic);
-            return Ok(());
-        };
+        let Some(partition) = self.known(id) else { return Ok(()) };
         // When it was ordered, the fragment that is kept was there.
         partition.flush().map_err(|error| not_writable(self.engine, &error))?;
         if lock(partition.state()).remove_fragments(removal).is_none() {
@@ -306,10 +305,7 @@ impl<'a> Replay<'a> {
 
     /// As with removals: what the entry takes back was replayed like all else, unless the checkpoint knows the entry.
     fn truncate(&mut self, id: PartitionId, cut: &Cut) -> Result<(), OpenError> {
-        let Some(partition) = self.engine.partition(id) else {
-            self.orphans.insert(id.topic);
-            return Ok(());
-        };
+        let Some(partition) = self.known(id) else { return Ok(()) };
         // What is kept must be in its fragment, full disk or not: a fragment before others has no memory to wait in.
         partition.flush().map_err(|error| not_writable(self.engine, &error))?;
         let mut state = lock(partition.state());
@@ -326,10 +322,7 @@ impl<'a> Replay<'a> {
 
     /// As with truncations: what was appended before is replayed, and goes.
     fn restart(&mut self, id: PartitionId, start: Offset, fragment_next: u32) -> Result<(), OpenError> {
-        let Some(partition) = self.engine.partition(id) else {
-            self.orphans.insert(id.topic);
-            return Ok(());
-        };
+        let Some(partition) = self.known(id) else { return Ok(()) };
         partition.flush().map_err(|error| not_writable(self.engine, &error))?;
         lock(partition.state()).restart(start, fragment_next);
         Ok(())
