@@ -215,8 +215,8 @@ fn a_broker_offered_two_sentinels_that_share_nothing_is_refused_by_both() {
     other.start_sentinel();
     for sentinels in [[&one, &other], [&other, &one]] {
         let both = sentinels.map(|cluster| cluster.sentinel_address.as_str()).join(",");
-        let broker = ["broker", "-address", &one.broker_address, "-sentinel", &both, "-admin-address", "off"];
-        assert_refused("two sentinels", &one.run(&broker), 1, &["broker1", "2 sentinels", "-sentinel"]);
+        let broker = ["broker", "-address", &one.broker_address, "-sentinel", &both];
+        assert_refused("two sentinels", &start(&one, &broker), 1, &["broker1", "2 sentinels", "-sentinel"]);
     }
     // Without the other one it is welcome, with the same folder.
     one.start_broker();
