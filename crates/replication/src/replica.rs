@@ -92,9 +92,10 @@ pub enum Effect {
     },
     /// This replica does nothing more until a newer leader epoch; a person has to look.
     Stopped(StopReason),
-    /// The store doubts its ISR: call [`Replica::report`] and send what it says.
+    /// The store doubts its ISR and lacks this replica's report, or does not know what this replica has seen: register
+    /// anew, with what [`Replica::report`] says.
     ReportWanted,
-    /// The metadata names an epoch that this log has already seen: it has gone back. Register anew, with reports.
+    /// The metadata names an epoch that this log has already seen: it is late, or has gone back.
     Stale {
         /// The epoch in the metadata.
         given: LeaderEpoch,
@@ -256,13 +257,17 @@ impl Replica {
         if let Some(doubt) = &state.doubt {
             let (given, seen) = (doubt.version(), self.seen());
             if given.0 < seen.0 || given.1 < seen.1 {
-                // Settled since, or made without knowing what is known here: the next registration tells.
-                effects.push(Effect::Stale { given: given.0, seen: seen.0 });
+                // Settled since, or made without knowing what is known here: a registration tells.
+                effects.extend([Effect::Stale { given: given.0, seen: seen.0 }, Effect::ReportWanted]);
                 return;
             }
             self.doubt = Some(given);
+            // As it would be by a report: what is reported, perhaps by the registration of this start, stays true.
+            self.fenced = Some(given.0);
             self.resign(effects);
-            effects.push(Effect::ReportWanted);
+            if !doubt.reports.iter().any(|(member, _)| *member == self.me) {
+                effects.push(Effect::ReportWanted);
+            }
             return;
         }
         let any_epoch = cfg!(goulette_bug = "no_epoch_check");
@@ -273,6 +278,10 @@ impl Replica {
         let old = state.leader_epoch < seen || self.fenced.is_some_and(|fenced| state.leader_epoch <= fenced);
         if old && !any_epoch {
             effects.push(Effect::Stale { given: state.leader_epoch, seen });
+            if state.leader_epoch < self.log.epochs.last() {
+                // Not late for this replica alone: the metadata has gone back behind what is on disk.
+                effects.push(Effect::ReportWanted);
+            }
             return;
         }
         let same_epoch = self.state.as_ref().is_some_and(|known| known.leader_epoch == state.leader_epoch);

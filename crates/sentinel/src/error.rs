@@ -223,6 +223,14 @@ pub enum RequestError {
         /// The name.
         broker: BrokerId,
     },
+    /// Everything is to leave the last broker.
+    #[error("no other broker is there to take the {partitions} partitions of {broker}: start one first")]
+    NowhereToGo {
+        /// The last one.
+        broker: BrokerId,
+        /// How many it holds.
+        partitions: usize,
+    },
     /// A partition cannot be led or held as asked for.
     #[error("partition {partition}: {reason}")]
     Refused {
@@ -293,6 +301,7 @@ impl RequestError {
             RequestError::OtherCluster { .. }
             | RequestError::BrokerTaken { .. }
             | RequestError::NotOneOfSeveral { .. }
+            | RequestError::NowhereToGo { .. }
             | RequestError::Refused { .. } => ErrorKind::Conflict,
             RequestError::NewerProtocol { .. } => ErrorKind::Unsupported,
             RequestError::BrokerFenced { .. } => ErrorKind::Fenced,

@@ -27,6 +27,8 @@ mod plan;
 mod probe;
 mod replay;
 mod service;
+#[cfg(feature = "sim")]
+pub mod simulated;
 mod state;
 mod topic_config;
 mod watched;

@@ -35,7 +35,7 @@ const OPERATIONS_KEPT: u64 = 10_000;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Step {
     /// Keys that must not have changed since these revisions.
-    guards: Vec<(Key, Revision)>,
+    pub(crate) guards: Vec<(Key, Revision)>,
     pub(crate) changes: Vec<Change>,
 }
 

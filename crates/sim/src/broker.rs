@@ -6,6 +6,7 @@ use goulette_replication::{
     BatchFacts, Effect, FreshRead, FromLeader, LogView, Member, Outcome, Replica, ReplicaOptions, Report, Role, Stream,
     ToFollower, Waiters,
 };
+use goulette_sentinel::simulated::Held;
 use goulette_types::{Acks, BrokerId, Incarnation, LeaderEpoch, Offset, StorageId};
 
 use crate::{
@@ -44,7 +45,6 @@ pub(crate) struct Process {
     /// Streams from followers, and what is to be sent next.
     down: BTreeMap<Stream, (u8, Option<u64>)>,
     registered: bool,
-    reporting: bool,
     pub(crate) stopping: Option<Time>,
 }
 
@@ -93,7 +93,6 @@ impl World {
             up: BTreeMap::new(),
             down: BTreeMap::new(),
             registered: false,
-            reporting: false,
             stopping: None,
         });
         let life = broker.life;
@@ -185,33 +184,33 @@ impl World {
                 self.break_stream(stream);
             }
             Effect::Stopped(reason) => self.check_stopped(index, reason),
-            Effect::Stale { .. } => {
+            Effect::Stale { .. } => {}
+            Effect::ReportWanted => {
                 if let Some(process) = self.process(index) {
                     process.registered = false;
                 }
             }
-            Effect::ReportWanted => {
-                if let Some(process) = self.process(index) {
-                    process.reporting = true;
-                }
-                self.report(index);
-            }
         }
     }
 
-    fn report(&mut self, index: u8) {
+    /// Tells all sentinels what is held here: with it the answer to a doubt, if there is one.
+    fn register(&mut self, index: u8) {
+        let storage = self.brokers[index as usize].disk.storage;
         let Some(process) = self.process(index) else { return };
         let incarnation = process.incarnation;
         let mut effects = Vec::new();
         let report = process.replica.report(&mut effects);
+        let log = process.replica.log();
+        let mut held =
+            Held { seen: process.replica.seen(), log_epoch: log.epochs.last(), end: log.durable, answers: None };
+        if let Report::Ready(reported) = report {
+            held.answers = Some(reported.answers);
+        }
         for effect in effects {
             self.act(index, effect);
         }
-        if let Report::Ready(reported) = report {
-            for sentinel in self.sentinel_nodes() {
-                let message = Message::Report { incarnation, reported: reported.clone() };
-                self.call(Node::Broker(index), sentinel, message);
-            }
+        for sentinel in self.sentinel_nodes() {
+            self.call(Node::Broker(index), sentinel, Message::Register { incarnation, storage, held });
         }
     }
 
@@ -389,28 +388,24 @@ impl World {
         }
         self.after(TICK, Event::BrokerTick { broker: index, life });
         self.decide(index, |replica, now, effects| replica.tick(now, effects));
-        let storage = self.brokers[index as usize].disk.storage;
         let now = self.now;
         let Some(process) = self.process(index) else { return };
         let incarnation = process.incarnation;
-        let message = if process.registered {
-            Message::Heartbeat { incarnation, storage }
-        } else {
-            Message::Register { incarnation, storage, seen: process.replica.seen() }
-        };
+        let registered = process.registered;
         let handing_over = process.stopping.is_some();
         let done =
             process.stopping.is_some_and(|since| process.replica.role() != Role::Leader || now > since + seconds(3));
-        let reporting = process.reporting;
         let connect = process.replica.follows().cloned();
+        if !registered {
+            self.register(index);
+        }
         for sentinel in self.sentinel_nodes() {
-            self.call(Node::Broker(index), sentinel, message.clone());
+            if registered {
+                self.call(Node::Broker(index), sentinel, Message::Heartbeat { incarnation });
+            }
             if handing_over {
                 self.call(Node::Broker(index), sentinel, Message::HandOver { incarnation });
             }
-        }
-        if reporting {
-            self.report(index);
         }
         if let Some(leader) = connect
             && !self.has_stream(index, &leader.broker)
@@ -489,7 +484,6 @@ impl World {
             Message::RegisterAgain { incarnation } if process.incarnation == incarnation => process.registered = false,
             Message::Assign { incarnation, state } if process.incarnation == incarnation => {
                 process.registered = true;
-                process.reporting &= state.doubt.is_some();
                 self.decide(index, |replica, now, effects| replica.update(now, state, effects));
             }
             Message::Probe { sentinel } => {

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use goulette_sentinel::simulated::{Metadata, Request};
 use goulette_types::{BrokerId, StorageId};
 
 use crate::{
     disk::Disk,
     network::Node,
     plan::KINDS,
-    sentinel::Task,
-    store::Metadata,
     time::{Time, millis, seconds},
     world::{Event, World},
 };
@@ -145,7 +144,7 @@ impl World {
 
     /// A disk is replaced by an empty one, if another disk remains that holds all that is committed.
     fn wipe(&mut self, broker: u8) {
-        let state = &self.store.metadata.partition;
+        let state = self.store.metadata.partition();
         if state.doubt.is_some() {
             return;
         }
@@ -166,7 +165,7 @@ impl World {
         self.after(pause, Event::Start { broker });
     }
 
-    fn everybody_is_told(&mut self, task: &Task) {
+    fn everybody_is_told(&mut self, task: &Request) {
         for sentinel in &mut self.sentinels {
             sentinel.add(task.clone());
         }
@@ -178,11 +177,11 @@ impl World {
         self.random.shuffle(&mut names);
         names.truncate(usize::from(self.plan.replicas));
         let task = match self.random.below(4) {
-            0 | 1 => Task::StartMove(names),
-            2 => Task::CancelMove,
+            0 | 1 => Request::Reassign(names),
+            2 => Request::Reassign(Vec::new()),
             _ => {
                 let fixed = self.random.between(1, u64::from(self.plan.replicas) + 1) as u32;
-                Task::SetMinimum(self.random.chance(600).then_some(fixed))
+                Request::SetMinimum(self.random.chance(600).then_some(fixed))
             }
         };
         self.everybody_is_told(&task);
@@ -196,21 +195,15 @@ impl World {
             self.backups.0.push(current.clone());
             return;
         }
+        let present = current.partition();
         let usable = |backup: &&Metadata| {
-            backup.partition.replicas == current.partition.replicas
-                && backup.partition.moving.is_none()
-                && current.partition.moving.is_none()
+            let backup = backup.partition();
+            backup.replicas == present.replicas && backup.moving.is_none() && present.moving.is_none()
         };
         let Some(backup) = self.backups.0.iter().find(usable) else { return };
-        let mut restored = backup.clone();
-        restored.version = current.version + 1000;
-        restored.generation = current.generation + 1;
-        restored.partition = goulette_replication::controller::distrust(&restored.partition);
-        for registered in restored.brokers.values_mut() {
-            registered.live = false;
-        }
-        self.stats.restored += 1;
+        let restored = current.restored(backup);
         self.store.metadata = restored;
+        self.stats.restored += 1;
     }
 
     /// The faults end: everything runs, everything is connected.
@@ -234,7 +227,7 @@ impl World {
 
     /// Nobody can lead, long after the faults: the operator takes the loss, if a disk is really gone.
     pub(crate) fn order_unclean_election(&mut self) {
-        let state = &self.store.metadata.partition;
+        let state = self.store.metadata.partition();
         if self.stats.wiped == 0 || state.leader.is_some() {
             return;
         }
@@ -243,13 +236,13 @@ impl World {
             .max_by_key(|broker| broker.disk.synced.records.last().map(|last| (last.epoch, broker.disk.synced.end())));
         if let Some(name) = best.map(|broker| broker.name.clone()) {
             self.stats.unclean += 1;
-            self.everybody_is_told(&Task::Unclean(name));
+            self.everybody_is_told(&Request::ElectUnclean(name));
         }
     }
 
     /// Everybody is in sync, somebody leads, producers are acknowledged.
     pub(crate) fn converged(&self) -> bool {
-        let state = &self.store.metadata.partition;
+        let state = self.store.metadata.partition();
         state.moving.is_none()
             && state.doubt.is_none()
             && state.isr.len() == state.replicas.len()
@@ -264,7 +257,7 @@ impl World {
 
     /// All replicas hold the same, synced and committed.
     pub(crate) fn settled(&self) -> bool {
-        let state = &self.store.metadata.partition;
+        let state = self.store.metadata.partition();
         let ends: BTreeSet<_> = self
             .brokers
             .iter()

@@ -21,8 +21,13 @@ pub(crate) struct Oracle {
     /// Up to where each broker's committed records are compared.
     compared: BTreeMap<u8, u64>,
     violation: Option<String>,
+    /// Behind the last record that was committed in its own epoch: so much survives restored metadata. What a later leader
+    /// committed of an earlier one's tail leaves no trace in the logs until that leader's own records follow.
+    solid: u64,
     /// Records lost by unclean elections: what clients know of later offsets counts no more.
     forgiven_from: Option<u64>,
+    /// Restored metadata elected a log without such a tail: whoever knows of it stops, and a person has to decide.
+    parted: bool,
 }
 
 impl Oracle {
@@ -96,13 +101,22 @@ impl World {
                     return self.oracle.fail(format!("I1: broker {index} commits {offset} without having it"));
                 };
                 self.oracle.truth.push(record);
+                if record.epoch == leader.epoch() {
+                    self.oracle.solid = offset + 1;
+                }
             }
             // I7: on disk, not only said to be.
             let state = leader.state();
             let minimum = state.min_insync as usize;
+            // Who was moved away since then has emptied its log: an old leader hears late what was true when it was said.
+            let present = self.store.metadata.partition();
+            let moved_away = |member: &Member| {
+                let later = present.leader_epoch > state.leader_epoch;
+                later && !present.replicas.contains(&member.broker)
+            };
             let holds = |member: &Member| {
                 let broker = &self.brokers[self.index_of(&member.broker) as usize];
-                broker.log_of(member.storage).is_some_and(|log| {
+                moved_away(member) || broker.log_of(member.storage).is_some_and(|log| {
                     log.end() >= committed
                         && committed.checked_sub(1).is_none_or(|last| {
                             log.get(last).is_none_or(|record| Some(&record) == self.oracle.truth.get(last as usize))
@@ -110,7 +124,7 @@ impl World {
                 })
             };
             let holders = state.isr.iter().filter(|member| holds(member)).count();
-            if holders < minimum || holders < state.isr.len() {
+            if holders < minimum.max(state.isr.len()) {
                 let epoch = leader.epoch();
                 return self.oracle.fail(format!(
                     "I7: broker {index} commits {committed} in epoch {epoch}, synced by {holders} of {} in sync (minimum {minimum})",
@@ -156,7 +170,7 @@ impl World {
 
     /// I1: whoever is elected has, on its disk, all that was ever committed.
     fn check_elected(&mut self) {
-        let state = &self.store.metadata.partition;
+        let state = self.store.metadata.partition();
         let Some(leader) = &state.leader else { return };
         let index = self.index_of(&leader.broker);
         let seat = state.isr.iter().find(|member| member.broker == leader.broker);
@@ -168,7 +182,9 @@ impl World {
         let kept = (log.start..log.end()).take_while(|at| log.get(*at).as_ref() == truth.get(*at as usize)).count();
         let same = log.start + kept as u64;
         let known = truth.len() as u64;
-        if state.unclean == Some(state.leader_epoch) {
+        let by_restore = self.stats.restored > 0 && self.oracle.solid <= same && same < known;
+        self.oracle.parted |= by_restore;
+        if state.unclean == Some(state.leader_epoch) || by_restore {
             let lost = same.min(known);
             self.oracle.truth.truncate(lost as usize);
             self.oracle.forgiven_from = Some(self.oracle.forgiven_from.map_or(lost, |from| from.min(lost)));
@@ -187,16 +203,18 @@ impl World {
         }
     }
 
-    /// A replica that gives up: only an unclean election explains it.
+    /// A replica that gives up: only an unclean election explains it, or restored metadata, which end the run.
     pub(crate) fn check_stopped(&mut self, index: u8, reason: StopReason) {
-        if self.stats.unclean == 0 {
+        if self.oracle.parted {
+            self.stats.parted = 1;
+        } else if self.stats.unclean == 0 {
             self.oracle.fail(format!("broker {index} stopped: {reason}"));
         }
     }
 
     /// I6: epochs of the metadata only rise.
     pub(crate) fn check_metadata(&mut self, before: (LeaderEpoch, PartitionEpoch)) {
-        let state = &self.store.metadata.partition;
+        let state = self.store.metadata.partition();
         let after = state.version();
         let whole = !state.isr.is_empty()
             && state.isr.iter().all(|member| state.replicas.contains(&member.broker))
@@ -223,7 +241,7 @@ impl World {
         }
         for (index, broker) in self.brokers.iter().enumerate() {
             let Some(process) = &broker.process else { continue };
-            if !self.store.metadata.partition.replicas.contains(&broker.name) {
+            if !self.store.metadata.partition().replicas.contains(&broker.name) {
                 continue;
             }
             for offset in process.log.start..process.log.end() {

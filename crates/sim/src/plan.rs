@@ -30,8 +30,6 @@ pub struct Plan {
     pub(crate) drift: u64,
     /// The mean pause between a producer's records.
     pub(crate) pause: Time,
-    /// Whether a broker's registration and the elections that follow are two transactions.
-    pub(crate) split_registration: bool,
     /// Whether a checkpoint keeps up with `committed`.
     pub(crate) checkpoints: u64,
 }
@@ -69,7 +67,6 @@ impl Plan {
             sync: millis([1, 5, 30][random.below(3) as usize]),
             drift: [0, 10, 200][random.below(3) as usize],
             pause: millis([5, 20, 60][random.below(3) as usize]),
-            split_registration: random.chance(500),
             checkpoints: random.between(0, 300),
         }
     }

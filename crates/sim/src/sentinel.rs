@@ -1,39 +1,20 @@
-//! A sentinel: the controller's decisions between reads and guarded writes of a store that may not answer.
+//! A sentinel: the plans that run in earnest, between a cache, requests that wait, and guarded writes of a store that may not
+//! answer.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    rc::Rc,
     time::Duration,
 };
 
-use goulette_replication::{
-    PartitionState,
-    controller::{self, LiveBroker, Proposal, Reported},
-};
-use goulette_types::{BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, StorageId};
+use goulette_sentinel::simulated::{Metadata, Request, Transaction};
+use goulette_types::{Incarnation, Timestamp};
 
 use crate::{
     network::Node,
-    store::{Metadata, Registered},
     time::{Clock, Time, millis, seconds},
     world::{Event, Message, World},
 };
-
-/// Something that the leader sentinel has to write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Task {
-    Register { broker: u8, incarnation: Incarnation, storage: StorageId, seen: (LeaderEpoch, PartitionEpoch) },
-    Down { broker: u8, incarnation: Incarnation },
-    HandOver { broker: u8, incarnation: Incarnation },
-    Propose(Proposal),
-    Report { incarnation: Incarnation, reported: Reported },
-    Settle,
-    Prefer,
-    StartMove(Vec<BrokerId>),
-    FinishMove,
-    CancelMove,
-    SetMinimum(Option<u32>),
-    Unclean(BrokerId),
-}
 
 /// A sentinel's process; it remembers nothing between its lives.
 #[derive(Debug)]
@@ -44,15 +25,21 @@ pub(crate) struct Sentinel {
     pub(crate) paused_until: Time,
     /// The term in which it believes to lead.
     term: Option<u64>,
-    pub(crate) cache: Option<Metadata>,
+    cache: Option<Rc<Metadata>>,
+    /// What the cache says is to be read anew before anything is decided on it.
+    behind: bool,
     /// When each broker was heard last.
     heard: BTreeMap<u8, Duration>,
     /// Brokers that are probed, and until when.
     probing: BTreeMap<u8, Duration>,
-    tasks: VecDeque<Task>,
+    /// Brokers that registered in this term, in which start of theirs and in which life of the metadata.
+    introduced: BTreeMap<u8, (Incarnation, u64)>,
+    /// Registrations of brokers whose earlier start is asked first whether it lives, and until when.
+    doubtful: BTreeMap<u8, (Duration, Request)>,
+    requests: VecDeque<Request>,
     /// The read or write under way.
     attempt: Option<u64>,
-    writing: Option<Metadata>,
+    writing: Option<Rc<Transaction>>,
     ticks: u64,
 }
 
@@ -60,7 +47,10 @@ const TICK: Time = millis(400);
 const SESSION: Duration = Duration::from_secs(6);
 const PROBE: Duration = Duration::from_secs(1);
 const STORE_PATIENCE: Time = seconds(2);
-const TASKS_MAX: usize = 64;
+const PREDECESSOR: Duration = Duration::from_secs(2);
+const REQUESTS_MAX: usize = 64;
+/// What the clocks say is added to this: one in 2026.
+const EPOCH_MS: i64 = 1_780_000_000_000;
 
 impl Sentinel {
     pub(crate) fn new(clock: Clock) -> Self {
@@ -71,9 +61,12 @@ impl Sentinel {
             paused_until: Time(0),
             term: None,
             cache: None,
+            behind: true,
             heard: BTreeMap::new(),
             probing: BTreeMap::new(),
-            tasks: VecDeque::new(),
+            introduced: BTreeMap::new(),
+            doubtful: BTreeMap::new(),
+            requests: VecDeque::new(),
             attempt: None,
             writing: None,
             ticks: 0,
@@ -84,17 +77,21 @@ impl Sentinel {
         *self = Self { life: self.life + 1, ..Self::new(self.clock) };
     }
 
-    /// The first task is written. A change of a broker is followed by what it means for the partition.
-    fn task_done(&mut self) {
-        if matches!(self.tasks.pop_front(), Some(Task::Register { .. } | Task::Down { .. })) {
-            self.tasks.push_front(Task::Settle);
+    pub(crate) fn add(&mut self, request: Request) {
+        if self.term.is_some() && self.requests.len() < REQUESTS_MAX && !self.requests.contains(&request) {
+            self.requests.push_back(request);
         }
     }
 
-    pub(crate) fn add(&mut self, task: Task) {
-        if self.term.is_some() && self.tasks.len() < TASKS_MAX && !self.tasks.contains(&task) {
-            self.tasks.push_back(task);
+    /// A broker registers in this term.
+    fn introduce(&mut self, broker: u8, local: Duration, request: Request) {
+        let generation = self.cache.as_ref().map_or(0, |metadata| metadata.generation());
+        if let Request::Register { incarnation, .. } = &request {
+            self.introduced.insert(broker, (*incarnation, generation));
         }
+        self.heard.insert(broker, local);
+        self.probing.remove(&broker);
+        self.add(request);
     }
 }
 
@@ -128,10 +125,17 @@ impl World {
         if sentinel.term.is_none() {
             return;
         }
-        if metadata.partition.moving.is_some() {
-            sentinel.add(Task::FinishMove);
-        } else if turn.is_multiple_of(12) {
-            sentinel.add(Task::Prefer);
+        if turn.is_multiple_of(3) {
+            // What others did to the store is told by a watch, sooner or later.
+            sentinel.behind = true;
+            sentinel.add(Request::Tend);
+        }
+        let unproven: Vec<_> = sentinel.doubtful.iter().filter(|(_, (until, _))| local > *until).collect();
+        let unproven: Vec<_> = unproven.into_iter().map(|(broker, _)| *broker).collect();
+        for broker in unproven {
+            if let Some((_, request)) = sentinel.doubtful.remove(&broker) {
+                sentinel.introduce(broker, local, request);
+            }
         }
         let silent: Vec<_> =
             (sentinel.heard.iter()).filter(|(_, at)| local > **at + SESSION).map(|(broker, _)| *broker).collect();
@@ -144,7 +148,7 @@ impl World {
         for broker in failed {
             self.unseat(index, broker, &metadata);
         }
-        self.next_task(index);
+        self.next_request(index);
     }
 
     fn unseat(&mut self, index: u8, broker: u8, metadata: &Metadata) {
@@ -152,8 +156,8 @@ impl World {
         let sentinel = &mut self.sentinels[index as usize];
         sentinel.probing.remove(&broker);
         sentinel.heard.remove(&broker);
-        if let Some(registered) = metadata.brokers.get(name).filter(|registered| registered.live) {
-            sentinel.add(Task::Down { broker, incarnation: registered.broker.incarnation });
+        if let Some((incarnation, true)) = metadata.known(name) {
+            sentinel.add(Request::MarkDown { broker: name.clone(), incarnation });
         }
     }
 
@@ -170,9 +174,8 @@ impl World {
     fn push(&mut self, index: u8, metadata: &Metadata) {
         for broker in 0..self.plan.brokers {
             let name = &self.brokers[broker as usize].name;
-            if let Some(registered) = metadata.brokers.get(name).filter(|registered| registered.live) {
-                let incarnation = registered.broker.incarnation;
-                let message = Message::Assign { incarnation, state: metadata.partition.clone() };
+            if let Some((incarnation, true)) = metadata.known(name) {
+                let message = Message::Assign { incarnation, state: metadata.partition() };
                 self.call(Node::Sentinel(index), Node::Broker(broker), message);
             }
         }
@@ -198,11 +201,11 @@ impl World {
         let (sentinel, answer) = match message {
             Message::Campaign { sentinel } => (sentinel, Message::Term(self.store.campaign(self.now, sentinel))),
             Message::Read { sentinel, attempt } => {
-                (sentinel, Message::ReadAnswer { attempt, metadata: Box::new(self.store.metadata.clone()) })
+                (sentinel, Message::ReadAnswer { attempt, metadata: Rc::new(self.store.metadata.clone()) })
             }
-            Message::Write { sentinel, term, attempt, next } => {
-                let before = self.store.metadata.partition.version();
-                let written = self.store.write(sentinel, term, *next);
+            Message::Write { sentinel, term, attempt, transaction } => {
+                let before = self.store.metadata.partition().version();
+                let written = self.store.write(sentinel, term, &transaction);
                 self.check_metadata(before);
                 (sentinel, Message::WriteAnswer { attempt, written })
             }
@@ -214,20 +217,36 @@ impl World {
     pub(crate) fn store_timeout(&mut self, index: u8, life: u32, attempt: u64) {
         let sentinel = &mut self.sentinels[index as usize];
         if sentinel.life == life && sentinel.attempt == Some(attempt) {
-            // Whether it was written nobody knows: the task is looked at again, and begins with a read.
+            // Whether it was written nobody knows: the request is looked at again, after a read.
             sentinel.attempt = None;
             sentinel.writing = None;
-            self.next_task(index);
+            sentinel.behind = true;
+            self.next_request(index);
         }
     }
 
-    fn next_task(&mut self, index: u8) {
-        let attempt = self.fresh_id();
-        let sentinel = &mut self.sentinels[index as usize];
-        if sentinel.attempt.is_some() || sentinel.term.is_none() || sentinel.tasks.is_empty() {
-            return;
+    /// Plans the next transaction on the cache, and sends it.
+    fn next_request(&mut self, index: u8) {
+        loop {
+            let attempt = self.fresh_id();
+            let sentinel = &mut self.sentinels[index as usize];
+            let (Some(term), None, Some(request)) = (sentinel.term, sentinel.attempt, sentinel.requests.front()) else {
+                return;
+            };
+            let Some(metadata) = sentinel.cache.clone().filter(|_| !sentinel.behind) else {
+                return self.exchange_attempt(index, attempt, |attempt| Message::Read { sentinel: index, attempt });
+            };
+            let now = Timestamp(EPOCH_MS + sentinel.clock.read(self.now).as_millis() as i64);
+            if let Some(transaction) = metadata.next(now, request) {
+                let transaction = Rc::new(transaction);
+                sentinel.writing = Some(Rc::clone(&transaction));
+                let write = |attempt| Message::Write { sentinel: index, term, attempt, transaction };
+                return self.exchange_attempt(index, attempt, write);
+            }
+            // Nothing (more) to write.
+            sentinel.requests.pop_front();
+            self.push(index, &metadata);
         }
-        self.exchange_attempt(index, attempt, |attempt| Message::Read { sentinel: index, attempt });
     }
 
     fn exchange_attempt(&mut self, index: u8, attempt: u64, message: impl FnOnce(u64) -> Message) {
@@ -249,54 +268,41 @@ impl World {
             (Message::Term(term), _) => {
                 if term.is_some() && sentinel.term != term {
                     // Newly elected: everything is read anew, and every broker gets a full session.
-                    sentinel.tasks.clear();
+                    sentinel.requests.clear();
                     sentinel.probing.clear();
+                    sentinel.doubtful.clear();
+                    sentinel.introduced.clear();
                     sentinel.heard = (0..self.plan.brokers).map(|broker| (broker, local)).collect();
                     sentinel.attempt = None;
+                    sentinel.behind = true;
                     sentinel.term = term;
-                    sentinel.add(Task::Settle);
+                    sentinel.add(Request::Tend);
                 }
                 sentinel.term = term;
-                self.next_task(index);
+                self.next_request(index);
             }
             (Message::ReadAnswer { attempt, metadata }, _) if sentinel.attempt == Some(attempt) => {
                 sentinel.attempt = None;
-                sentinel.cache = Some((*metadata).clone());
-                let (Some(term), Some(task)) = (sentinel.term, sentinel.tasks.front().cloned()) else { return };
-                match self.decide_task(&task, &metadata) {
-                    Some(next) => {
-                        let attempt = self.fresh_id();
-                        self.sentinels[index as usize].writing = Some(next.clone());
-                        let next = Box::new(next);
-                        self.exchange_attempt(index, attempt, |attempt| Message::Write {
-                            sentinel: index,
-                            term,
-                            attempt,
-                            next,
-                        });
-                    }
-                    None => {
-                        // Nothing to write may mean that it was written, and nobody said so: what follows is due all the same.
-                        self.sentinels[index as usize].task_done();
-                        self.push(index, &metadata);
-                        self.next_task(index);
-                    }
-                }
+                sentinel.behind = false;
+                sentinel.cache = Some(metadata);
+                self.next_request(index);
             }
             (Message::WriteAnswer { attempt, written }, _) if sentinel.attempt == Some(attempt) => {
                 sentinel.attempt = None;
-                let next = sentinel.writing.take();
-                if let Some(mut next) = next.filter(|_| written) {
-                    sentinel.task_done();
-                    next.version += 1;
-                    sentinel.cache = Some(next.clone());
-                    self.push(index, &next);
+                let transaction = sentinel.writing.take();
+                let cache = sentinel.cache.as_mut().map(Rc::make_mut);
+                sentinel.behind = match (cache, transaction) {
+                    (Some(cache), Some(transaction)) if written => !cache.write(&transaction),
+                    _ => true,
+                };
+                if let Some(metadata) = sentinel.cache.clone().filter(|_| !sentinel.behind) {
+                    self.push(index, &metadata);
                 }
-                self.next_task(index);
+                self.next_request(index);
             }
             (message, Node::Broker(broker)) => self.sentinel_hears_broker(index, broker, local, message),
             (Message::Route, client) => {
-                let leader = sentinel.cache.as_ref().and_then(|metadata| metadata.partition.leader.clone());
+                let leader = sentinel.cache.as_ref().and_then(|metadata| metadata.partition().leader);
                 let leader = leader.map(|leader| self.index_of(&leader.broker));
                 self.call(Node::Sentinel(index), client, Message::RouteAnswer { leader });
             }
@@ -312,14 +318,20 @@ impl World {
             return;
         }
         match message {
-            Message::Register { incarnation, storage, seen } => {
-                sentinel.heard.insert(broker, local);
-                sentinel.probing.remove(&broker);
-                sentinel.add(Task::Register { broker, incarnation, storage, seen });
+            Message::Register { incarnation, storage, held } => {
+                let request = Request::Register { broker: name.clone(), incarnation, storage, held };
+                let known = sentinel.cache.as_ref().and_then(|metadata| metadata.known(&name));
+                if known.is_some_and(|(known, _)| known != incarnation) {
+                    // Two processes under one name? The earlier one may prove that it lives.
+                    sentinel.doubtful.insert(broker, (local + PREDECESSOR, request));
+                    return self.call(Node::Sentinel(index), Node::Broker(broker), Message::Probe { sentinel: index });
+                }
+                sentinel.introduce(broker, local, request);
             }
-            Message::Heartbeat { incarnation, storage } => {
+            Message::Heartbeat { incarnation } => {
                 let Some(metadata) = &sentinel.cache else { return };
-                if metadata.is_live(&name, incarnation, storage) {
+                let introduced = sentinel.introduced.get(&broker) == Some(&(incarnation, metadata.generation()));
+                if introduced && metadata.is_live(&name, incarnation) {
                     sentinel.heard.insert(broker, local);
                     sentinel.probing.remove(&broker);
                 } else {
@@ -329,76 +341,22 @@ impl World {
             }
             Message::ProbeAnswer { incarnation } => {
                 let Some(metadata) = &sentinel.cache else { return };
-                let registered = metadata.brokers.get(&name);
-                if registered.is_some_and(|registered| registered.broker.incarnation == incarnation) {
+                let known = metadata.known(&name).is_some_and(|(known, _)| known == incarnation);
+                if known {
                     sentinel.heard.insert(broker, local);
                     sentinel.probing.remove(&broker);
                 }
+                if let Some((_, request)) = sentinel.doubtful.remove(&broker)
+                    && !known
+                {
+                    sentinel.introduce(broker, local, request);
+                }
             }
-            Message::Propose(proposal) => sentinel.add(Task::Propose(proposal)),
-            Message::HandOver { incarnation } => sentinel.add(Task::HandOver { broker, incarnation }),
-            Message::Left { incarnation } => sentinel.add(Task::Down { broker, incarnation }),
-            Message::Report { incarnation, reported } => sentinel.add(Task::Report { incarnation, reported }),
+            Message::Propose(proposal) => sentinel.add(Request::Propose(proposal)),
+            Message::HandOver { incarnation } => sentinel.add(Request::HandOver { broker: name, incarnation }),
+            Message::Left { incarnation } => sentinel.add(Request::Unregister { broker: name, incarnation }),
             _ => {}
         }
-        self.next_task(index);
-    }
-
-    /// The metadata after a task; `None` if it changes nothing.
-    fn decide_task(&self, task: &Task, metadata: &Metadata) -> Option<Metadata> {
-        let state = &metadata.partition;
-        let mut next = metadata.clone();
-        let decided: Result<PartitionState, _> = match task {
-            Task::Register { broker, incarnation, storage, seen } => {
-                let name = self.brokers[*broker as usize].name.clone();
-                if !metadata.is_live(&name, *incarnation, *storage) {
-                    let broker = LiveBroker { incarnation: *incarnation, storage: *storage, may_lead: true };
-                    next.brokers.insert(name, Registered { broker, live: true });
-                }
-                let suspected = controller::suspect(state, seen.0, seen.1);
-                if suspected.is_ok() || self.plan.split_registration {
-                    suspected
-                } else {
-                    controller::settle(state, &next)
-                }
-            }
-            Task::Down { broker, incarnation } => {
-                let name = &self.brokers[*broker as usize].name;
-                let registered = next.brokers.get_mut(name)?;
-                if registered.broker.incarnation != *incarnation || !registered.live {
-                    return None;
-                }
-                registered.live = false;
-                controller::settle(state, &next)
-            }
-            Task::HandOver { broker, incarnation } => {
-                let name = &self.brokers[*broker as usize].name;
-                let registered = next.brokers.get_mut(name)?;
-                if registered.broker.incarnation != *incarnation {
-                    return None;
-                }
-                registered.broker.may_lead = false;
-                controller::hand_over(state, name, &next)
-            }
-            Task::Propose(proposal) => controller::propose_isr(state, proposal, metadata),
-            Task::Report { incarnation, reported } => {
-                let Reported { member, .. } = reported;
-                if !metadata.is_live(&member.broker, *incarnation, member.storage) {
-                    return None;
-                }
-                controller::report(state, reported, metadata)
-            }
-            Task::Settle => controller::settle(state, metadata),
-            Task::Prefer => controller::elect(state, state.replicas.first()?, metadata),
-            Task::StartMove(to) => controller::start_move(state, to),
-            Task::FinishMove => controller::finish_move(state, metadata),
-            Task::CancelMove => controller::cancel_move(state, metadata),
-            Task::SetMinimum(minimum) => controller::set_minimum(state, *minimum),
-            Task::Unclean(broker) => controller::elect_unclean(state, broker, metadata),
-        };
-        if let Ok(partition) = decided {
-            next.partition = partition;
-        }
-        (next != *metadata).then_some(next)
+        self.next_request(index);
     }
 }

@@ -1,15 +1,10 @@
 //! The event loop: one queue, one clock, everybody's state.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-};
+use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc};
 
-use goulette_replication::{
-    Member, PartitionState, Stream, ToFollower, ToLeader,
-    controller::{Proposal, Reported},
-};
-use goulette_types::{Acks, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, StorageId};
+use goulette_replication::{Member, PartitionState, Stream, ToFollower, ToLeader, controller::Proposal};
+use goulette_sentinel::simulated::{Held, Metadata, Transaction};
+use goulette_types::{Acks, BrokerId, Incarnation, LeaderEpoch, StorageId};
 
 use crate::{
     broker::Broker,
@@ -21,7 +16,7 @@ use crate::{
     plan::Plan,
     random::Random,
     sentinel::Sentinel,
-    store::{Metadata, Store},
+    store::Store,
     time::{Clock, Time, micros, millis, seconds},
     trace::Trace,
 };
@@ -36,22 +31,21 @@ pub(crate) enum Message {
     ToFollower(ToFollower),
     Batches { stream: Stream, epoch: LeaderEpoch, base: u64, records: Vec<Record>, committed: u64, start: u64 },
     // Between brokers and sentinels.
-    Register { incarnation: Incarnation, storage: StorageId, seen: (LeaderEpoch, PartitionEpoch) },
-    Heartbeat { incarnation: Incarnation, storage: StorageId },
+    Register { incarnation: Incarnation, storage: StorageId, held: Held },
+    Heartbeat { incarnation: Incarnation },
     RegisterAgain { incarnation: Incarnation },
     Assign { incarnation: Incarnation, state: PartitionState },
     Propose(Proposal),
     HandOver { incarnation: Incarnation },
     Left { incarnation: Incarnation },
-    Report { incarnation: Incarnation, reported: Reported },
     Probe { sentinel: u8 },
     ProbeAnswer { incarnation: Incarnation },
     // Between sentinels and the store.
     Campaign { sentinel: u8 },
     Term(Option<u64>),
     Read { sentinel: u8, attempt: u64 },
-    ReadAnswer { attempt: u64, metadata: Box<Metadata> },
-    Write { sentinel: u8, term: u64, attempt: u64, next: Box<Metadata> },
+    ReadAnswer { attempt: u64, metadata: Rc<Metadata> },
+    Write { sentinel: u8, term: u64, attempt: u64, transaction: Rc<Transaction> },
     WriteAnswer { attempt: u64, written: bool },
     // Of clients.
     Route,
@@ -176,6 +170,9 @@ pub struct Stats {
     pub restored: u64,
     /// Unclean elections that the operator ordered.
     pub unclean: u64,
+    /// Runs in which restored metadata elected a log that lacks the unacknowledged tail that a later leader had committed:
+    /// replicas that know of it stop, and so does the run.
+    pub parted: u64,
 }
 
 impl Stats {
@@ -195,6 +192,7 @@ impl Stats {
         self.wiped += other.wiped;
         self.restored += other.restored;
         self.unclean += other.unclean;
+        self.parted += other.parted;
     }
 }
 
@@ -267,7 +265,6 @@ impl World {
             .map(|broker| Member { broker: broker.name.clone(), storage: broker.disk.storage })
             .collect();
         let partition = PartitionState::new(members, plan.min_wanted);
-        let metadata = Metadata { version: 1, generation: 1, partition, brokers: BTreeMap::new() };
         let clients = Clients::new(&plan);
         let mut world = Self {
             random,
@@ -277,7 +274,7 @@ impl World {
             trace: Trace::new(),
             stats: Stats::default(),
             network: Network::default(),
-            store: Store::new(metadata),
+            store: Store::new(Metadata::new(partition)),
             backups: Backups::default(),
             brokers,
             sentinels,
@@ -363,7 +360,7 @@ impl World {
             println!("{:>12.6} {event:?}", self.now.0 as f64 / 1e6);
         }
         self.handle(event);
-        self.oracle.violation().is_none()
+        self.oracle.violation().is_none() && self.stats.parted == 0
     }
 
     fn handle(&mut self, event: Event) {

@@ -16,6 +16,7 @@ use crate::{
         adopt::Adoption,
         broker::{Registration, Yields},
         partition::Verdict,
+        rebalance::Order,
         topic::{Alteration, NewTopic},
     },
 };
@@ -39,7 +40,8 @@ pub(super) enum Request {
     Recovered { broker: BrokerId, incarnation: Incarnation, reply: Reply<()> },
     Propose { leader: LeaderId, proposals: Vec<(PartitionId, Proposal)>, reply: Reply<Vec<Judged>> },
     Elect { partitions: Vec<PartitionId>, unclean: Option<BrokerId>, reply: Reply<()> },
-    Reassign { orders: Vec<(PartitionId, Vec<BrokerId>)>, reply: Reply<()> },
+    Reassign { orders: Vec<Order>, reply: Reply<()> },
+    Rebalance { reply: Reply<Vec<Order>> },
     Drain { broker: BrokerId, leaving: Option<Leaving>, reply: Reply<()> },
     Import { entries: Vec<Entry>, reply: Reply<u64> },
     Adopt { adoptions: Vec<Adoption>, reply: Reply<Revision> },
@@ -136,8 +138,13 @@ impl ControllerHandle {
     }
 
     /// Orders other replicas for partitions; none: takes the order back.
-    pub(crate) async fn reassign(&self, orders: Vec<(PartitionId, Vec<BrokerId>)>) -> Result<(), RequestError> {
+    pub(crate) async fn reassign(&self, orders: Vec<Order>) -> Result<(), RequestError> {
         self.ask(|reply| Request::Reassign { orders, reply }).await
+    }
+
+    /// Orders what evens out the brokers' loads; answers what was ordered.
+    pub(crate) async fn rebalance(&self) -> Result<Vec<Order>, RequestError> {
+        self.ask(|reply| Request::Rebalance { reply }).await
     }
 
     /// Orders everything away from a broker, or takes the order back.
@@ -191,6 +198,7 @@ impl Request {
             | Request::Elect { reply, .. }
             | Request::Reassign { reply, .. }
             | Request::Drain { reply, .. } => drop(reply.send(Err(error))),
+            Request::Rebalance { reply } => drop(reply.send(Err(error))),
             Request::Import { reply, .. } => drop(reply.send(Err(error))),
             Request::Adopt { reply, .. } => drop(reply.send(Err(error))),
             Request::HandOver { reply, .. } => drop(reply.send(Err(error))),

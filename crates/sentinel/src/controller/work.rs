@@ -15,6 +15,7 @@ use crate::{
         broker::{Registration, Yields},
         partition::{PROPOSALS_MAX, Verdict},
         producer::Init,
+        rebalance::Order,
         topic::{Alteration, NewTopic},
     },
 };
@@ -53,6 +54,7 @@ impl Controller {
             Request::Import { entries, reply } => drop(reply.send(self.import(entries).await)),
             Request::Adopt { adoptions, reply } => drop(reply.send(self.adopt(&adoptions).await)),
             Request::Reassign { orders, reply } => drop(reply.send(self.reassign(&orders).await)),
+            Request::Rebalance { reply } => drop(reply.send(self.rebalance().await)),
             Request::Drain { broker, leaving, reply } => {
                 let plan = |catalog: &Catalog, now| plan::broker::drain(catalog, now, &broker, leaving);
                 let ordered = self.once(plan).await;
@@ -146,11 +148,24 @@ impl Controller {
         Ok(())
     }
 
-    async fn reassign(&mut self, orders: &[(PartitionId, Vec<BrokerId>)]) -> Result<(), RequestError> {
+    async fn reassign(&mut self, orders: &[Order]) -> Result<(), RequestError> {
         for (id, to) in orders {
             self.once(|catalog, now| plan::partition::reassign(catalog, now, *id, to)).await?;
         }
         Ok(())
+    }
+
+    async fn rebalance(&mut self) -> Result<Vec<Order>, RequestError> {
+        let orders = plan::rebalance::orders(&self.state.catalog());
+        let mut rest = &orders[..];
+        while !rest.is_empty() {
+            let (step, seen) = plan::rebalance::begin(&self.state.catalog(), self.now(), rest);
+            if let Some(step) = step {
+                self.commit(step).await?;
+            }
+            rest = &rest[seen..];
+        }
+        Ok(orders)
     }
 
     /// Takes metadata over; answers the generation that this began.

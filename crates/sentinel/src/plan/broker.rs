@@ -89,10 +89,8 @@ pub(crate) fn register(
 
     let mut live = catalog.live();
     live.insert(broker.clone(), live_broker(&wanted(now, operation)));
-    // A start that was not known before has neither followed nor led anything yet.
-    let is_first = same_start.is_none();
-    let change = |id, state: &PartitionState| Some(registered(id, state, registration, is_first, &live));
-    let changed = draft.change_partitions(catalog.held_by(broker), operation, change);
+    let change = |id, state: &PartitionState| Some(registered(id, state, registration, &live));
+    let changed = draft.change_partitions(concerned(catalog, registration), operation, change);
     if draft.changes.is_empty() {
         return Ok(None);
     }
@@ -105,12 +103,26 @@ pub(crate) fn register(
     Ok(Some(draft.finish()))
 }
 
-/// The partition's state once one of its replicas has registered.
+/// The partitions that a registration concerns: those that the broker is to hold, and those of which it has seen later
+/// metadata although it is no replica (any more): there as well the metadata has gone back.
+fn concerned(catalog: &Catalog, registration: &Registration) -> impl Iterator<Item = PartitionId> {
+    let has_seen_more = |(id, holding): &(&PartitionId, &Holding)| {
+        catalog.partition(**id).is_some_and(|record| {
+            let elsewhere = !record.replicas.contains(&registration.broker);
+            let later = holding.leader_epoch > record.leader_epoch || holding.partition_epoch > record.partition_epoch;
+            elsewhere && later && !catalog.is_deleted(id.topic)
+        })
+    };
+    let mut others: Vec<_> = registration.held.iter().filter(has_seen_more).map(|(id, _)| *id).collect();
+    others.sort_unstable();
+    catalog.held_by(&registration.broker).chain(others)
+}
+
+/// The partition's state once a broker has registered that is one of its replicas, or has seen more of it.
 fn registered(
     id: PartitionId,
     state: &PartitionState,
     registration: &Registration,
-    is_first: bool,
     live: &BTreeMap<BrokerId, LiveBroker>,
 ) -> PartitionState {
     let mut next = state.clone();
@@ -118,7 +130,9 @@ fn registered(
     if let Ok(doubted) = controller::suspect(&next, holding.leader_epoch, holding.partition_epoch) {
         next = doubted;
     }
-    let stays_true = is_first || holding.answers.is_some() || next.replicas.len() == 1;
+    // Whoever has not heard of the doubt may lead or follow on, also in a start that these metadata do not know: what it
+    // holds now is not what it will hold. One that has no peers decides for itself.
+    let stays_true = holding.answers.is_some() || next.replicas.len() == 1;
     if let Some(doubt) = next.doubt.as_ref().filter(|_| stays_true) {
         let member = Member { broker: registration.broker.clone(), storage: registration.storage };
         let log = LogEnd { epoch: holding.log_epoch, end: holding.end };
@@ -257,7 +271,7 @@ pub(crate) fn recovered(
 /// stands so already. What it means is done by and by.
 ///
 /// # Errors
-/// [`RequestError::UnknownBroker`].
+/// [`RequestError::UnknownBroker`]; [`RequestError::NowhereToGo`] if all other brokers are to be left as well.
 pub(crate) fn drain(
     catalog: &Catalog,
     now: Timestamp,
@@ -273,6 +287,11 @@ pub(crate) fn drain(
     }
     if known.leaving == leaving {
         return Ok(None);
+    }
+    let partitions = catalog.held_by(broker).count();
+    let mut others = catalog.brokers().filter(|(id, record)| *id != broker && record.leaving.is_none());
+    if leaving.is_some() && partitions > 0 && others.next().is_none() {
+        return Err(RequestError::NowhereToGo { broker: broker.clone(), partitions });
     }
     let mut draft = Draft::new(catalog, now, None);
     let ordered = leaving.is_some();

@@ -33,14 +33,12 @@ pub(super) async fn rebalance(
     context: &Context,
     request: pb::RebalanceClusterRequest,
 ) -> Result<pb::ReassignPartitionsResponse, RequestError> {
-    let orders = plan::rebalance::orders(&context.state.catalog());
-    let ordered = {
-        let catalog = context.state.catalog();
-        orders.iter().filter_map(|(id, to)| replica_order(&catalog, *id, to)).collect()
+    let orders = match request.dry_run {
+        true => plan::rebalance::orders(&context.state.catalog()),
+        false => context.controller.rebalance().await?,
     };
-    if !request.dry_run {
-        context.controller.reassign(orders).await?;
-    }
+    let catalog = context.state.catalog();
+    let ordered = orders.iter().filter_map(|(id, to)| replica_order(&catalog, *id, to)).collect();
     Ok(pb::ReassignPartitionsResponse { ordered })
 }
 

@@ -18,6 +18,8 @@ use crate::{
 
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(500);
+/// After so many looks at which nothing was on its way a reason is due.
+const STILL: u32 = 10;
 
 pub(crate) async fn broker(command: BrokerCommand) -> Result<(), Failure> {
     let (request, order) = match command {
@@ -39,18 +41,28 @@ pub(crate) async fn broker(command: BrokerCommand) -> Result<(), Failure> {
     if is_order && !order.no_wait { until_left(&cluster, &id).await } else { Ok(()) }
 }
 
-/// Waits until a broker holds nothing, or is forgotten, with a line on standard error whenever less is left.
+/// Waits until a broker holds nothing, or is forgotten, with a line on standard error whenever less is left, and one when
+/// nothing is on its way.
 async fn until_left(cluster: &Cluster, id: &str) -> Result<(), Failure> {
     let mut told = None;
+    let mut still = 0;
     loop {
         let status = cluster.status().await?;
         let left = status.brokers.iter().find(|broker| broker.id == id).map_or(0, |broker| broker.partitions_held);
         if told != Some(left) {
             eprintln!("{left} partitions left on {id}");
             told = Some(left);
+            still = 0;
         }
         if left == 0 {
             return Ok(());
+        }
+        still = if status.reassigning_count == 0 { still + 1 } else { 0 };
+        if still == STILL {
+            eprintln!(
+                "nothing moves: no broker that lives can take them (see goulette cluster status); the order stands, \
+                 also when this command is ended; goulette broker drain {id} --cancel takes it back"
+            );
         }
         sleep(LOOK).await;
     }

@@ -296,8 +296,41 @@ fn the_last_brokers_are_emptied_by_giving_up_replicas() {
     assert!((0..20).all(|index| two(index) && !world.record(index).replicas.contains(&id("b3"))));
     leave(&mut world, 2);
     assert!((0..20).all(|index| world.record(index).replicas == [id("b1")] && world.leader(index) == "b1"));
-    leave(&mut world, 1);
-    assert!((0..20).all(|index| world.record(index).replicas == [id("b1")]), "the last replica goes nowhere");
+    let leaving = Some(Leaving { remove: false, replacement: None });
+    let refused = broker::drain(&world.catalog, NOW, &id("b1"), leaving).unwrap_err();
+    let text = "no other broker is there to take the 20 partitions of b1: start one first";
+    assert_eq!(refused.to_string(), text, "the last replica goes nowhere");
+}
+
+#[test]
+fn evening_out_takes_a_few_transactions_and_leaves_alone_what_moves_already() {
+    let mut world = with_brokers(3);
+    world.create(300);
+    for number in 4..=6 {
+        world.register(&replicating(number));
+    }
+    let orders = rebalance::orders(&world.catalog);
+    assert!(orders.len() > 200, "half of the replicas go to the new brokers: {}", orders.len());
+    // One of them is moved by an operator in between.
+    let (moved, to) = (orders[0].0, [id("b4"), id("b5"), id("b6")]);
+    let step = partition::reassign(&world.catalog, NOW, moved, &to).unwrap();
+    world.commit(step.unwrap());
+    let mut rest = &orders[..];
+    let mut steps = 0;
+    while !rest.is_empty() {
+        let (step, seen) = rebalance::begin(&world.catalog, NOW, rest);
+        step.into_iter().for_each(|step| world.commit(step));
+        rest = &rest[seen..];
+        steps += 1;
+    }
+    assert!(steps <= 6, "{steps} transactions for {} partitions", orders.len());
+    for (partition, to) in &orders[1..] {
+        let record = world.catalog.partition(*partition).unwrap();
+        let ordered = record.moving.as_ref().map_or(&record.replicas, |moving| &moving.to);
+        assert_eq!(ordered, to);
+    }
+    let untouched = world.catalog.partition(moved).unwrap().moving.as_ref().unwrap();
+    assert_eq!(untouched.to, to, "as the operator wants it");
 }
 
 #[test]
@@ -364,18 +397,23 @@ fn metadata_that_went_back_is_not_believed_before_all_replicas_have_reported() {
     world.create(1);
     let replicas: Vec<u128> =
         world.record(0).replicas.iter().map(|broker| broker.as_str()[1..].parse().unwrap()).collect();
-    let seen = |number: u128, epoch, end| {
+    let tells = |number: u128, epoch, end, answers| {
         let (leader_epoch, log_epoch) = (LeaderEpoch(9), LeaderEpoch(epoch));
         let end = goulette_types::Offset(end);
-        let holding = Holding { leader_epoch, log_epoch, end, ..Holding::default() };
+        let holding = Holding { leader_epoch, log_epoch, end, answers, ..Holding::default() };
         let held = HashMap::from([(partition(0), holding)]);
         Registration { held, incarnation: Incarnation(100 + number), ..replicating(number) }
     };
-    world.register(&seen(replicas[0], 8, 500));
+    // Who has not heard of the doubt may lead or follow on: what it holds is no report yet.
+    replicas.iter().for_each(|&number| _ = world.register(&tells(number, 9, 900, None)));
     assert!(world.leader(0).contains("older than what replicas hold"), "{}", world.leader(0));
-    world.register(&seen(replicas[1], 9, 400));
+    let doubt = world.record(0).doubt.unwrap();
+    assert!(doubt.reports.is_empty());
+    let answers = Some((doubt.leader_epoch, doubt.partition_epoch));
+    world.register(&tells(replicas[0], 8, 500, answers));
+    world.register(&tells(replicas[1], 9, 400, answers));
     assert!(world.leader(0).contains(&format!("awaiting what the brokers b{} report", replicas[2])));
-    world.register(&seen(replicas[2], 9, 300));
+    world.register(&tells(replicas[2], 9, 300, answers));
     assert_eq!(world.leader(0), format!("b{}", replicas[1]), "the highest epoch, then the highest end");
     let record = world.record(0);
     assert!(record.leader_epoch > LeaderEpoch(9) && record.isr.len() == 1);
@@ -389,4 +427,15 @@ fn a_broker_that_does_not_replicate_is_given_partitions_of_its_own() {
     assert!((0..30).all(|index| world.record(index).replicas.len() == 1));
     let told = world.catalog.assignments(&id("b3"), Incarnation(3), Revision(0));
     assert!(!told.is_empty() && told.iter().all(|told| told.replicas.is_empty()));
+}
+
+#[test]
+fn a_broker_that_is_no_replica_proves_as_well_that_metadata_went_back() {
+    let mut world = with_brokers(4);
+    world.create(1);
+    let other = (1..=4).find(|number| !world.record(0).replicas.contains(&id(&format!("b{number}")))).unwrap();
+    let held = HashMap::from([(partition(0), Holding { leader_epoch: LeaderEpoch(9), ..Holding::default() })]);
+    world.register(&Registration { held, incarnation: Incarnation(100), ..replicating(other) });
+    let doubt = world.record(0).doubt.unwrap();
+    assert_eq!((doubt.leader_epoch, doubt.reports.len()), (LeaderEpoch(9), 0));
 }
