@@ -45,6 +45,8 @@ pub(crate) struct Process {
     /// Streams from followers, and what is to be sent next.
     down: BTreeMap<Stream, (u8, Option<u64>)>,
     registered: bool,
+    /// It has been asked what it holds; that an old sentinel tells something changes nothing about it.
+    report_due: bool,
     pub(crate) stopping: Option<Time>,
 }
 
@@ -93,6 +95,7 @@ impl World {
             up: BTreeMap::new(),
             down: BTreeMap::new(),
             registered: false,
+            report_due: false,
             stopping: None,
         });
         let life = broker.life;
@@ -187,7 +190,7 @@ impl World {
             Effect::Stale { .. } => {}
             Effect::ReportWanted => {
                 if let Some(process) = self.process(index) {
-                    process.registered = false;
+                    process.report_due = true;
                 }
             }
         }
@@ -203,6 +206,7 @@ impl World {
         let log = process.replica.log();
         let mut held =
             Held { seen: process.replica.seen(), log_epoch: log.epochs.last(), end: log.durable, answers: None };
+        process.report_due = report == Report::NotSettled;
         if let Report::Ready(reported) = report {
             held.answers = Some(reported.answers);
         }
@@ -391,7 +395,7 @@ impl World {
         let now = self.now;
         let Some(process) = self.process(index) else { return };
         let incarnation = process.incarnation;
-        let registered = process.registered;
+        let registered = process.registered && !process.report_due;
         let handing_over = process.stopping.is_some();
         let done =
             process.stopping.is_some_and(|since| process.replica.role() != Role::Leader || now > since + seconds(3));
