@@ -130,12 +130,9 @@ impl World {
             sentinel.behind = true;
             sentinel.add(Request::Tend);
         }
-        let unproven: Vec<_> = sentinel.doubtful.iter().filter(|(_, (until, _))| local > *until).collect();
-        let unproven: Vec<_> = unproven.into_iter().map(|(broker, _)| *broker).collect();
-        for broker in unproven {
-            if let Some((_, request)) = sentinel.doubtful.remove(&broker) {
-                sentinel.introduce(broker, local, request);
-            }
+        let unproven: Vec<_> = sentinel.doubtful.extract_if(.., |_, (until, _)| local > *until).collect();
+        for (broker, (_, request)) in unproven {
+            sentinel.introduce(broker, local, request);
         }
         let silent: Vec<_> =
             (sentinel.heard.iter()).filter(|(_, at)| local > **at + SESSION).map(|(broker, _)| *broker).collect();
