@@ -351,7 +351,13 @@ impl Catalog {
         live.map(|(id, record)| (id.clone(), live_broker(record))).collect()
     }
 
-    /// The partitions that a broker is to hold.
+    /// Whether the broker is to hold the partition, or hears that it is to give it up.
+    pub(crate) fn concerns(&self, broker: &BrokerId, id: PartitionId) -> bool {
+        self.held.get(broker).is_some_and(|held| held.contains(&id))
+            || self.released.0.get(broker).is_some_and(|released| released.contains_key(&id))
+    }
+
+    /// The partitions that the broker is to hold.
     pub(crate) fn held_by(&self, broker: &BrokerId) -> impl Iterator<Item = PartitionId> {
         self.held.get(broker).into_iter().flatten().copied()
     }

@@ -8,7 +8,7 @@ use std::{
 
 use goulette_meta::{Change, Changes, KeyError};
 use goulette_proto::pb;
-use goulette_types::{BrokerId, Revision, TopicId};
+use goulette_types::{BrokerId, PartitionId, PartitionIndex, Revision, TopicId};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{RequestError, catalog::Catalog};
@@ -23,8 +23,8 @@ pub(crate) struct State {
     lease_until: watch::Sender<Duration>,
     told_foreign: Mutex<BTreeSet<String>>,
     health: Mutex<BTreeMap<BrokerId, Health>>,
-    /// What brokers said they hold when they registered, where the metadata did not know it.
-    unknown: Mutex<BTreeMap<BrokerId, Vec<pb::Held>>>,
+    /// What brokers said they hold when they registered, where the metadata gave them none of it.
+    unassigned: Mutex<BTreeMap<BrokerId, Vec<pb::Held>>>,
 }
 
 /// What the leader knows of a live broker besides the metadata.
@@ -75,7 +75,7 @@ impl State {
             lease_until: watch::Sender::new(Duration::ZERO),
             told_foreign: Mutex::default(),
             health: Mutex::default(),
-            unknown: Mutex::default(),
+            unassigned: Mutex::default(),
         }
     }
 
@@ -200,26 +200,42 @@ impl State {
         (health.heard, health.oldest_unsynced) = (heard, oldest_unsynced);
     }
 
-    /// Notes what a broker holds that the metadata does not know.
-    pub(crate) fn note_unknown(&self, broker: &BrokerId, held: Vec<pb::Held>) {
-        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes what a broker holds that the metadata does not give it.
+    pub(crate) fn note_unassigned(&self, broker: &BrokerId, held: Vec<pb::Held>) {
+        let mut unassigned = self.unassigned.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_empty() {
-            unknown.remove(broker);
+            unassigned.remove(broker);
         } else {
-            unknown.insert(broker.clone(), held);
+            unassigned.insert(broker.clone(), held);
         }
     }
 
-    /// What brokers hold that the metadata still does not know.
+    /// What brokers hold of topics that the metadata still does not know.
     pub(crate) fn unknown(&self) -> Vec<(BrokerId, pb::Held)> {
+        self.still_unassigned(|catalog, _, id| catalog.topic_name(id.topic).is_none())
+    }
+
+    /// What brokers hold of partitions that are elsewhere: they moved while the broker was away, or the metadata went back.
+    pub(crate) fn strays(&self) -> Vec<(BrokerId, pb::Held)> {
+        self.still_unassigned(|catalog, broker, id| {
+            catalog.topic_name(id.topic).is_some() && !catalog.concerns(broker, id)
+        })
+    }
+
+    fn still_unassigned(
+        &self,
+        is_meant: impl Fn(&Catalog, &BrokerId, PartitionId) -> bool,
+    ) -> Vec<(BrokerId, pb::Held)> {
         let catalog = self.catalog();
-        let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = unknown.iter().flat_map(|(broker, held)| held.iter().map(move |held| (broker, held)));
-        let still = all.filter(|(_, held)| {
-            TopicId::try_from(&held.topic_id[..])
-                .is_ok_and(|topic| catalog.topic_name(topic).is_none() && !catalog.is_deleted(topic))
+        let unassigned = self.unassigned.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = unassigned.iter().flat_map(|(broker, held)| held.iter().map(move |held| (broker, held)));
+        let meant = all.filter(|(broker, held)| {
+            TopicId::try_from(&held.topic_id[..]).is_ok_and(|topic| {
+                let id = PartitionId { topic, index: PartitionIndex(held.partition) };
+                !catalog.is_deleted(topic) && is_meant(&catalog, broker, id)
+            })
         });
-        still.map(|(broker, held)| (broker.clone(), held.clone())).collect()
+        meant.map(|(broker, held)| (broker.clone(), held.clone())).collect()
     }
 
     pub(crate) fn clear_suspects(&self) {

@@ -116,12 +116,13 @@ impl World {
             };
             let holds = |member: &Member| {
                 let broker = &self.brokers[self.index_of(&member.broker) as usize];
-                moved_away(member) || broker.log_of(member.storage).is_some_and(|log| {
-                    log.end() >= committed
-                        && committed.checked_sub(1).is_none_or(|last| {
-                            log.get(last).is_none_or(|record| Some(&record) == self.oracle.truth.get(last as usize))
-                        })
-                })
+                moved_away(member)
+                    || broker.log_of(member.storage).is_some_and(|log| {
+                        log.end() >= committed
+                            && committed.checked_sub(1).is_none_or(|last| {
+                                log.get(last).is_none_or(|record| Some(&record) == self.oracle.truth.get(last as usize))
+                            })
+                    })
             };
             let holders = state.isr.iter().filter(|member| holds(member)).count();
             if holders < minimum.max(state.isr.len()) {

@@ -100,7 +100,9 @@ impl Partition {
                 }
             }
             Effect::ReportWanted => {
-                warn!("the sentinels' metadata of {self} is doubted or has gone back: registers anew, and says what it holds");
+                warn!(
+                    "the sentinels' metadata of {self} is doubted or has gone back: registers anew, and says what it holds"
+                );
                 self.hub.register_anew();
             }
             Effect::Stale { given, seen } => {

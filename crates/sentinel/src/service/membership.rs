@@ -8,7 +8,8 @@ use goulette_logging::{info, warn};
 use goulette_meta::keys::BrokerState;
 use goulette_proto::{PROTOCOL_VERSION, convert, pb};
 use goulette_types::{
-    BrokerId, ClusterId, Incarnation, LeaderEpoch, Offset, PartitionEpoch, PartitionId, Revision, StorageId, TopicId,
+    BrokerId, ClusterId, Incarnation, LeaderEpoch, Offset, PartitionEpoch, PartitionId, PartitionIndex, Revision,
+    StorageId, TopicId,
 };
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
@@ -55,7 +56,7 @@ pub(super) async fn register(
         let catalog = context.state.catalog();
         catalog.broker(&broker).is_none_or(|known| known.incarnation != incarnation || known.state != BrokerState::Live)
     };
-    note_unknown(context, &request, renewed);
+    note_unassigned(context, &request, renewed);
     let deleted_topics = deleted(context, &request.held);
     let address = registration.address.clone();
     context.controller.register(registration).await?;
@@ -173,24 +174,30 @@ fn deleted(context: &Context, held: &[pb::Held]) -> Vec<Bytes> {
     deleted
 }
 
-/// Data that the metadata does not know is never deleted; somebody may want it back.
-fn note_unknown(context: &Context, request: &pb::RegisterBrokerRequest, renewed: bool) {
+/// Data that the metadata does not know, or knows elsewhere, is never deleted for that: somebody may want it back.
+fn note_unassigned(context: &Context, request: &pb::RegisterBrokerRequest, renewed: bool) {
     let Ok(broker) = request.id.parse::<BrokerId>() else { return };
-    let unknown: Vec<_> = {
-        let catalog = context.state.catalog();
-        let is_unknown = |held: &&pb::Held| {
-            TopicId::try_from(&held.topic_id[..])
-                .is_ok_and(|topic| catalog.topic_name(topic).is_none() && !catalog.is_deleted(topic))
-        };
-        request.held.iter().filter(is_unknown).cloned().collect()
+    let catalog = context.state.catalog();
+    let is_unassigned = |held: &&pb::Held| {
+        TopicId::try_from(&held.topic_id[..]).is_ok_and(|topic| {
+            let id = PartitionId { topic, index: PartitionIndex(held.partition) };
+            let is_unknown = catalog.topic_name(topic).is_none();
+            !catalog.is_deleted(topic) && !catalog.concerns(&broker, id) && (is_unknown || held.end > 0)
+        })
     };
-    if renewed && !unknown.is_empty() {
-        let count = unknown.len();
+    let unassigned: Vec<_> = request.held.iter().filter(is_unassigned).cloned().collect();
+    drop(catalog);
+    context.state.note_unassigned(&broker, unassigned);
+    let of = |held: Vec<(BrokerId, pb::Held)>| held.iter().filter(|(whose, _)| *whose == broker).count();
+    let (unknown, strays) = (of(context.state.unknown()), of(context.state.strays()));
+    if renewed && unknown > 0 {
         warn!(
-            "broker {broker} holds {count} partitions that the metadata does not know: they are kept, see `goulette cluster adopt`"
+            "broker {broker} holds {unknown} partitions that the metadata does not know: they are kept, see `goulette cluster adopt`"
         );
     }
-    context.state.note_unknown(&broker, unknown);
+    if renewed && strays > 0 {
+        warn!("broker {broker} holds {strays} partitions that are elsewhere: nobody uses them, and they are kept");
+    }
 }
 
 /// Whoever emptied or swapped a broker's disk hears of it here, and not first from a consumer that waits.

@@ -1,6 +1,6 @@
 //! The cluster at a glance.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use goulette_meta::keys::{BrokerRecord, BrokerState};
 use goulette_proto::pb;
@@ -16,6 +16,8 @@ pub(super) const FORWARD_DEADLINE: Duration = Duration::from_secs(3);
 const STORE_DEADLINE: Duration = Duration::from_secs(2);
 /// Partitions named of each kind.
 const NAMED_MAX: usize = 1_000;
+/// Partitions named in a warning.
+const STRAYS_NAMED_MAX: usize = 10;
 
 pub(super) async fn get(context: &Context) -> pb::GetClusterStatusResponse {
     let store = store(context).await;
@@ -39,10 +41,29 @@ pub(super) async fn get(context: &Context) -> pb::GetClusterStatusResponse {
     let unknown = context.state.unknown();
     status.unknown_count = unknown.len() as u32;
     status.unknown = unknown.into_iter().take(NAMED_MAX).map(wire::unknown).collect();
+    status.warnings.extend(strays(context));
     if !context.state.leads() {
         status.warnings.push("the sentinel that leads does not answer; this is from another one's copy".to_owned());
     }
     status
+}
+
+/// What brokers hold for nobody, by broker.
+fn strays(context: &Context) -> Vec<String> {
+    let mut named: BTreeMap<BrokerId, Vec<String>> = BTreeMap::new();
+    for (broker, held) in context.state.strays() {
+        named.entry(broker).or_default().push(format!("{}/{}", held.topic, held.partition));
+    }
+    let warning = |(broker, mut names): (BrokerId, Vec<String>)| {
+        let count = names.len();
+        names.truncate(STRAYS_NAMED_MAX);
+        let more = if count > names.len() { ", ..." } else { "" };
+        let names = names.join(", ");
+        format!(
+            "broker {broker} keeps {count} partitions that are elsewhere (moved while it was away, or the metadata went back): {names}{more}"
+        )
+    };
+    named.into_iter().map(warning).collect()
 }
 
 fn partitions(catalog: &Catalog, status: &mut pb::GetClusterStatusResponse) {

@@ -153,3 +153,31 @@ async fn what_brokers_hold_and_nobody_knows_is_adopted_by_order() {
     assert_eq!(status.unknown_count, 0);
     sentinel.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_broker_keeps_of_partitions_that_are_elsewhere_is_said_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sentinel, mut client) = start(options(folder.path())).await;
+    let mut people = cluster(&sentinel).await;
+    let one = FakeBroker::new("b1").await;
+    let _pulse = one.live(&mut client).await;
+    create(&mut client, "orders", 2).await;
+    let topic = client.get_brokers(ask("orders")).await.unwrap().into_inner().topic.unwrap();
+    let held = |partition, end| pb::Held {
+        topic_id: topic.id.clone(),
+        topic: "orders".to_owned(),
+        partition,
+        leader_epoch: 1,
+        end,
+        ..Default::default()
+    };
+    // It comes back from before the topic moved; of the second partition it has nothing.
+    let mut other = FakeBroker::new("b2").await;
+    other.held = vec![held(0, 7), held(1, 0)];
+    let _other_pulse = other.live(&mut client).await;
+    let status = people.get_cluster_status(pb::GetClusterStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.unknown_count, 0);
+    assert!(status.warnings[0].contains("b2 keeps 1 partitions that are elsewhere"), "{:?}", status.warnings);
+    assert!(status.warnings[0].ends_with(": orders/0"), "{:?}", status.warnings);
+    sentinel.stop().await;
+}
