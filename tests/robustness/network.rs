@@ -81,6 +81,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for member in 0..self.spaces {
+            // First its link: what goes with the namespace goes in its own time, and the next network has the same names.
+            let _ = ip(&format!("link del {}v{member}", self.name));
             let _ = ip(&format!("netns del {}", self.space(member)));
         }
         let _ = ip(&format!("link del {}", self.name));
