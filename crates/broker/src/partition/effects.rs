@@ -15,6 +15,9 @@ use crate::{
 
 /// The pause before a truncation that failed is tried again.
 const CUT_RETRY: Duration = Duration::from_secs(1);
+/// The pause before a leader that refused a follower is asked again; doubled with each refusal up to the other.
+const FOLLOW_AGAIN_FIRST: Duration = Duration::from_millis(5);
+const FOLLOW_AGAIN: Duration = Duration::from_millis(200);
 
 impl Partition {
     pub(super) fn carry_out(&self, core: &mut Core, effect: Effect) {
@@ -41,6 +44,7 @@ impl Partition {
                     core.kind = StreamKind::InSync;
                 }
                 self.log.set_retention(Retention::FOREVER);
+                core.refusals = 0;
                 if let Some(partition) = self.me.upgrade() {
                     self.hub.follow(partition, &leader, core.kind);
                 }
@@ -89,8 +93,11 @@ impl Partition {
             }
             Effect::Refused { why, .. } => {
                 debug!("the leader of {self} refuses it as a follower, and is asked again: {why}");
+                // At first it only hears a moment later than this broker that it leads.
+                let pause = (FOLLOW_AGAIN_FIRST * 2_u32.pow(core.refusals.min(16))).min(FOLLOW_AGAIN);
+                core.refusals = core.refusals.saturating_add(1);
                 if let (Some(partition), Some(leader)) = (self.me.upgrade(), core.replica.follows()) {
-                    self.hub.follow_later(partition, leader.broker.clone());
+                    self.hub.follow_later(partition, leader.broker.clone(), pause);
                 }
             }
             Effect::Stopped(reason) => {

@@ -81,6 +81,8 @@ struct Core {
     retention: Retention,
     /// On which of the two streams it follows, or would.
     kind: StreamKind,
+    /// How often in a row the leader that it follows has refused it.
+    refusals: u32,
 }
 
 struct Waiting {
@@ -119,6 +121,7 @@ impl Partition {
                 fresh: Vec::new(),
                 retention: Retention::FOREVER,
                 kind: StreamKind::InSync,
+                refusals: 0,
             }),
             view,
             topic_partitions: AtomicU32::new(0),

@@ -27,9 +27,6 @@ use super::{
 };
 use crate::{lifecycle::StopReason, node::Node, partition::Partition, sync::lock};
 
-/// The pause before a leader that refused a follower is asked again.
-const FOLLOW_AGAIN: Duration = Duration::from_millis(200);
-
 /// The sentinel at which the broker is registered.
 pub(crate) type SentinelAt = Option<SentinelClient<Channel>>;
 
@@ -182,8 +179,8 @@ impl Hub {
     }
 
     /// As [`follow`](Self::follow), after a pause, if the partition follows that leader still.
-    pub(crate) fn follow_later(&self, partition: Arc<Partition>, leader: BrokerId) {
-        self.later(FOLLOW_AGAIN, move || {
+    pub(crate) fn follow_later(&self, partition: Arc<Partition>, leader: BrokerId, pause: Duration) {
+        self.later(pause, move || {
             if partition.follows(&leader) {
                 let kind = partition.stream_kind();
                 let hub = Arc::clone(partition.hub());
