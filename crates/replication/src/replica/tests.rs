@@ -4,7 +4,7 @@ use goulette_types::StorageId;
 
 use super::*;
 use crate::{
-    controller::{LiveBroker, finish_move, settle, start_move},
+    controller::{LiveBroker, distrust, finish_move, report, settle, start_move},
     epochs::Epochs,
     message::{Cut, FromFollower},
     state::LogEnd,
@@ -190,4 +190,29 @@ fn a_replica_that_is_left_out_empties_its_log() {
     let mut effects = Vec::new();
     old.durable(NOW, Offset(7), &mut effects);
     assert!(!effects.contains(&empties[0]), "{effects:?}");
+}
+
+#[test]
+fn in_doubt_a_replica_follows_nobody_and_is_asked_until_it_has_reported() {
+    let before = state("a b");
+    let mut replica = follower(&before);
+    let doubted = distrust(&before);
+    assert_eq!(update(&mut replica, &doubted), [Effect::ReportWanted]);
+    assert_eq!(update(&mut replica, &doubted), [Effect::ReportWanted], "the first one may have been lost");
+    // What is late makes it no follower again, even before it has reported: its report must stay true.
+    let late = PartitionState { partition_epoch: PartitionEpoch(before.partition_epoch.0 + 1), ..before };
+    assert!(matches!(update(&mut replica, &late).as_slice(), [Effect::Stale { .. }]));
+    assert_eq!(replica.role(), Role::Idle);
+    let Report::Ready(reported) = replica.report(&mut Vec::new()) else { panic!("nothing is under way to the disk") };
+    let known = report(&doubted, &reported, &live("a b")).unwrap();
+    assert_eq!(update(&mut replica, &known), [], "it is known now");
+}
+
+#[test]
+fn a_doubt_older_than_what_a_replica_has_seen_makes_it_register_anew() {
+    let before = state("a b");
+    let mut replica = replica("b");
+    update(&mut replica, &moved_on(&before, "b"));
+    let effects = update(&mut replica, &distrust(&before));
+    assert!(matches!(effects.as_slice(), [Effect::Stale { .. }, Effect::ReportWanted]), "{effects:?}");
 }
