@@ -9,7 +9,7 @@ use std::{
 };
 
 use goulette_meta::{
-    Entry, Key,
+    Change, Entry, Key,
     keys::{BrokerRecord, BrokerState, ClusterRecord, Counter, CounterRecord, OperationId, TopicRecord},
 };
 use goulette_replication::{
@@ -137,7 +137,7 @@ impl Metadata {
     }
 
     fn put(&mut self, revision: Revision, entry: Entry) {
-        self.0.apply(revision, &goulette_meta::Change::Put(entry));
+        self.0.apply(revision, &Change::Put(entry));
         self.0.advance(revision);
     }
 
@@ -173,10 +173,23 @@ impl Metadata {
     }
 
     /// The next transaction that a request takes; `None` once nothing is left to do, or if it is refused.
+    ///
+    /// `crowded`: so many other partitions are concerned that this one has no room in the transaction that changes a broker,
+    /// and its turn comes in a later one.
     #[must_use]
-    pub fn next(&self, now: Timestamp, request: &Request) -> Option<Transaction> {
+    pub fn next(&self, now: Timestamp, request: &Request, crowded: bool) -> Option<Transaction> {
+        let mut step = self.plan(now, request)?;
+        let is_of_a_broker = step.changes.iter().any(|change| matches!(change, Change::Put(Entry::Broker(..))));
+        if crowded && is_of_a_broker {
+            step.changes.retain(|change| !matches!(change, Change::Put(Entry::Partition(..))));
+            step.guards.retain(|(key, _)| !matches!(key, Key::Partition(_)));
+        }
+        Some(Transaction(step))
+    }
+
+    fn plan(&self, now: Timestamp, request: &Request) -> Option<Step> {
         let catalog = &self.0;
-        let step = match request {
+        match request {
             Request::Register { broker, incarnation, storage, held } => {
                 let registration = Registration {
                     broker: broker.clone(),
@@ -213,8 +226,7 @@ impl Metadata {
                 altered.or_else(|| plan::topic::follow_minimum(catalog, now, &name()).ok()?)
             }
             Request::ElectUnclean(broker) => plan::partition::elect(catalog, now, PARTITION, Some(broker)).ok()?,
-        };
-        step.map(Transaction)
+        }
     }
 
     /// Writes a transaction as the store does, if everything that guards it still stands.

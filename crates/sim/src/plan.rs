@@ -30,6 +30,8 @@ pub struct Plan {
     pub(crate) drift: u64,
     /// The mean pause between a producer's records.
     pub(crate) pause: Time,
+    /// Whether so many other partitions are concerned that this one is settled in a transaction after that which changes a broker.
+    pub(crate) crowded: bool,
     /// Whether a checkpoint keeps up with `committed`.
     pub(crate) checkpoints: u64,
 }
@@ -67,6 +69,7 @@ impl Plan {
             sync: millis([1, 5, 30][random.below(3) as usize]),
             drift: [0, 10, 200][random.below(3) as usize],
             pause: millis([5, 20, 60][random.below(3) as usize]),
+            crowded: random.chance(500),
             checkpoints: random.between(0, 300),
         }
     }

@@ -234,7 +234,7 @@ impl World {
                 return self.exchange_attempt(index, attempt, |attempt| Message::Read { sentinel: index, attempt });
             };
             let now = Timestamp(EPOCH_MS + sentinel.clock.read(self.now).as_millis() as i64);
-            if let Some(transaction) = metadata.next(now, request) {
+            if let Some(transaction) = metadata.next(now, request, self.plan.crowded) {
                 let transaction = Rc::new(transaction);
                 sentinel.writing = Some(Rc::clone(&transaction));
                 let write = |attempt| Message::Write { sentinel: index, term, attempt, transaction };
