@@ -262,7 +262,7 @@ impl Replica {
                 return;
             }
             self.doubt = Some(given);
-            // As it would be by a report: what is reported, perhaps by the registration of this start, stays true.
+            // What it reports from now on stays true.
             self.fenced = Some(given.0);
             self.resign(effects);
             if !doubt.reports.iter().any(|(member, _)| *member == self.me) {
@@ -525,12 +525,10 @@ impl Replica {
         (known.0.max(self.log.epochs.last()).max(self.fenced.unwrap_or_default()), known.1)
     }
 
-    /// What to tell the sentinel when it doubts the stored ISR. From this call on the replica neither leads nor follows
-    /// in any epoch that it has seen, so the report stays true.
-    pub fn report(&mut self, effects: &mut Vec<Effect>) -> Report {
+    /// What to tell the sentinel when it doubts the stored ISR. Since it has heard of the doubt the replica neither leads nor
+    /// follows in any epoch that it has seen, so the report stays true.
+    pub fn report(&self) -> Report {
         let Some(answers) = self.doubt else { return Report::NotWanted };
-        self.fenced = Some(answers.0);
-        self.resign(effects);
         if !self.log.is_settled() {
             return Report::NotSettled;
         }

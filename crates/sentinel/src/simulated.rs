@@ -29,11 +29,11 @@ use crate::{
         broker::{Holding, Registration, Yields},
         topic::Alteration,
     },
+    topic_config::MIN_INSYNC_REPLICAS,
 };
 
 const TOPIC: TopicId = TopicId(1);
 const PARTITION: PartitionId = PartitionId { topic: TOPIC, index: PartitionIndex(0) };
-const MINIMUM: &str = "min_insync_replicas";
 
 /// All metadata, as one read of the store gives it.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +116,7 @@ impl Metadata {
     pub fn new(partition: PartitionState) -> Self {
         let (now, operation) = (Timestamp(0), OperationId(1));
         let replication_factor = partition.replicas.len() as u32;
-        let config = partition.min_wanted.map(|minimum| (MINIMUM.to_owned(), minimum.to_string()));
+        let config = partition.min_wanted.map(|minimum| (MIN_INSYNC_REPLICAS.to_owned(), minimum.to_string()));
         let cluster =
             ClusterRecord { cluster_id: ClusterId(1), replication_factor, generation: 1, created_at: now, operation };
         let topic = TopicRecord {
@@ -139,12 +139,6 @@ impl Metadata {
     fn put(&mut self, revision: Revision, entry: Entry) {
         self.0.apply(revision, &Change::Put(entry));
         self.0.advance(revision);
-    }
-
-    /// Rises with every write.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        self.0.revision()
     }
 
     /// Rises when a backup is taken over.
@@ -219,8 +213,8 @@ impl Metadata {
             Request::Tend => plan::tend::next(catalog, now),
             Request::Reassign(to) => plan::partition::reassign(catalog, now, PARTITION, to).ok()?,
             Request::SetMinimum(minimum) => {
-                let set = minimum.map(|minimum| (MINIMUM.to_owned(), minimum.to_string()));
-                let unset = if set.is_some() { Vec::new() } else { vec![MINIMUM.to_owned()] };
+                let set = minimum.map(|minimum| (MIN_INSYNC_REPLICAS.to_owned(), minimum.to_string()));
+                let unset = if set.is_some() { Vec::new() } else { vec![MIN_INSYNC_REPLICAS.to_owned()] };
                 let alteration = Alteration { set: set.into_iter().collect(), unset, ..Alteration::default() };
                 let altered = plan::topic::alter(catalog, now, &name(), &alteration).ok()?;
                 altered.or_else(|| plan::topic::follow_minimum(catalog, now, &name()).ok()?)
@@ -275,7 +269,7 @@ impl Eq for Metadata {}
 
 impl Hash for Metadata {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.revision().0, self.partition()).hash(state);
+        (self.0.revision().0, self.partition()).hash(state);
     }
 }
 

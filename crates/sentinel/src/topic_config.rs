@@ -24,7 +24,7 @@ const SETTINGS: [Setting; 5] = [
     Setting { name: "retention_ms", range: -1..=i64::MAX },
 ];
 
-const MIN_INSYNC_REPLICAS: &str = "min_insync_replicas";
+pub(crate) const MIN_INSYNC_REPLICAS: &str = "min_insync_replicas";
 
 /// The minimum of in-sync replicas that a topic fixes; `None`: the majority of its replicas.
 pub(crate) fn min_insync_replicas(config: &BTreeMap<String, String>) -> Option<u32> {

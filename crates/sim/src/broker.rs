@@ -203,17 +203,13 @@ impl World {
         let storage = self.brokers[index as usize].disk.storage;
         let Some(process) = self.process(index) else { return };
         let incarnation = process.incarnation;
-        let mut effects = Vec::new();
-        let report = process.replica.report(&mut effects);
+        let report = process.replica.report();
         let log = process.replica.log();
         let mut held =
             Held { seen: process.replica.seen(), log_epoch: log.epochs.last(), end: log.durable, answers: None };
         process.report_due = report == Report::NotSettled;
         if let Report::Ready(reported) = report {
             held.answers = Some(reported.answers);
-        }
-        for effect in effects {
-            self.act(index, effect);
         }
         for sentinel in self.sentinel_nodes() {
             self.call(Node::Broker(index), sentinel, Message::Register { incarnation, storage, held });

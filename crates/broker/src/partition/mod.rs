@@ -206,8 +206,8 @@ impl Partition {
 
     /// What a sentinel is told of it at registration: with it the answer to a doubt, if there is one.
     pub(crate) fn held(&self) -> pb::Held {
-        self.act(|core, _, effects| {
-            let report = core.replica.report(effects);
+        self.act(|core, _, _| {
+            let report = core.replica.report();
             let (leader_epoch, partition_epoch) = core.replica.seen();
             let (mut held, log) = (self.named(), core.replica.log());
             (held.leader_epoch, held.partition_epoch) = (leader_epoch.0, partition_epoch.0);

@@ -203,7 +203,7 @@ fn in_doubt_a_replica_follows_nobody_and_is_asked_until_it_has_reported() {
     let late = PartitionState { partition_epoch: PartitionEpoch(before.partition_epoch.0 + 1), ..before };
     assert!(matches!(update(&mut replica, &late).as_slice(), [Effect::Stale { .. }]));
     assert_eq!(replica.role(), Role::Idle);
-    let Report::Ready(reported) = replica.report(&mut Vec::new()) else { panic!("nothing is under way to the disk") };
+    let Report::Ready(reported) = replica.report() else { panic!("nothing is under way to the disk") };
     let known = report(&doubted, &reported, &live("a b")).unwrap();
     assert_eq!(update(&mut replica, &known), [], "it is known now");
 }

@@ -177,19 +177,20 @@ fn deleted(context: &Context, held: &[pb::Held]) -> Vec<Bytes> {
 /// Data that the metadata does not know, or knows elsewhere, is never deleted for that: somebody may want it back.
 fn note_unassigned(context: &Context, request: &pb::RegisterBrokerRequest, renewed: bool) {
     let Ok(broker) = request.id.parse::<BrokerId>() else { return };
+    let (mut unassigned, mut unknown) = (Vec::new(), 0);
     let catalog = context.state.catalog();
-    let is_unassigned = |held: &&pb::Held| {
-        TopicId::try_from(&held.topic_id[..]).is_ok_and(|topic| {
-            let id = PartitionId { topic, index: PartitionIndex(held.partition) };
-            let is_unknown = catalog.topic_name(topic).is_none();
-            !catalog.is_deleted(topic) && !catalog.concerns(&broker, id) && (is_unknown || held.end > 0)
-        })
-    };
-    let unassigned: Vec<_> = request.held.iter().filter(is_unassigned).cloned().collect();
+    for held in &request.held {
+        let Ok(topic) = TopicId::try_from(&held.topic_id[..]) else { continue };
+        let id = PartitionId { topic, index: PartitionIndex(held.partition) };
+        let is_unknown = catalog.topic_name(topic).is_none();
+        if !catalog.is_deleted(topic) && !catalog.concerns(&broker, id) && (is_unknown || held.end > 0) {
+            unknown += usize::from(is_unknown);
+            unassigned.push(held.clone());
+        }
+    }
     drop(catalog);
+    let strays = unassigned.len() - unknown;
     context.state.note_unassigned(&broker, unassigned);
-    let of = |held: Vec<(BrokerId, pb::Held)>| held.iter().filter(|(whose, _)| *whose == broker).count();
-    let (unknown, strays) = (of(context.state.unknown()), of(context.state.strays()));
     if renewed && unknown > 0 {
         warn!(
             "broker {broker} holds {unknown} partitions that the metadata does not know: they are kept, see `goulette cluster adopt`"
