@@ -10,6 +10,7 @@ mod discovery;
 mod election;
 mod etcd;
 mod half_way;
+mod membership;
 mod metadata;
 mod mode;
 mod records;
@@ -56,6 +57,7 @@ const EMBEDDED: &[Case] = &[
     ("leader_killed_again_and_again", election::leader_killed_again_and_again),
     ("leader_asleep", election::leader_asleep),
     ("answers_are_fresh", election::answers_are_fresh),
+    ("joins_and_leaves", membership::joins_and_leaves),
     ("foreign_values", metadata::foreign_values),
 ];
 

@@ -16,6 +16,11 @@ pub(crate) fn stopping() {
     tell("STOPPING=1");
 }
 
+/// How far the process is, in one line for people: `systemctl status` shows it.
+pub(crate) fn status(line: &str) {
+    tell(&format!("STATUS={line}"));
+}
+
 fn tell(state: &str) {
     let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return };
     if let Err(error) = send(&socket, state) {

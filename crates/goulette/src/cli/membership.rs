@@ -33,12 +33,24 @@ pub(crate) struct JoinFlags {
 
 #[derive(Args, Debug)]
 pub(crate) struct LeaveFlags {
-    /// Id of the sentinel that is to leave
-    #[arg(long)]
-    pub(crate) id: SentinelId,
+    #[command(flatten)]
+    pub(crate) who: Leaver,
 
     #[command(flatten)]
     pub(crate) cluster: MembersFlags,
+}
+
+/// Whose membership ends.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Leaver {
+    /// Id of the sentinel that is to leave
+    #[arg(long)]
+    pub(crate) id: Option<SentinelId>,
+
+    /// Of one that joined and never started, which has no id yet: the URL it was to be reached at
+    #[arg(long, value_name = "URL")]
+    pub(crate) peer_url: Option<String>,
 }
 
 /// Where the cluster is.

@@ -31,6 +31,8 @@ fn log_name(flags: &BrokerFlags) -> String {
 
 async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
     info!("goulette {VERSION}: broker {} starts on {}", flags.id, flags.data_dir().display());
+    let me = format!("broker {}", flags.id);
+    service::starts(&me, &flags.logging, &log_name(flags));
     let options = options(flags)?;
     let broker = tokio::select! {
         started = Broker::start(options, Env::real()) => started.map_err(|error| refused(&error))?,
@@ -40,11 +42,7 @@ async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
         }
     };
     notify::ready();
-    service::announce(
-        &format!("broker {} listens on {}", flags.id, broker.address()),
-        &flags.logging,
-        &log_name(flags),
-    );
+    service::progress(&format!("{me} listens on {}", broker.address()), &flags.logging);
     let reason = tokio::select! {
         () = stop.wished() => None,
         reason = broker.stopped() => Some(reason),

@@ -10,6 +10,7 @@ use goulette_logging::{close, error, warn};
 use crate::{
     cli::{HostPort, ListenAddress, LoggingFlags},
     exit::Failure,
+    notify,
     signals::{self, Stop},
 };
 
@@ -34,10 +35,18 @@ pub(super) async fn run(
     result
 }
 
-/// Tells whoever sits at the terminal what the log file tells, too.
-pub(super) fn announce(what: &str, logging: &LoggingFlags, log_name: &str) {
+/// Tells whoever sits at the terminal that it starts, and where the rest is told.
+pub(super) fn starts(what: &str, logging: &LoggingFlags, log_name: &str) {
     if let Some(log) = logging.path(log_name).filter(|_| io::stderr().is_terminal()) {
-        eprintln!("{what} (log: {}); Ctrl-C stops it", log.display());
+        eprintln!("{what} starts (log: {}); Ctrl-C stops it", log.display());
+    }
+}
+
+/// Tells how far it is: to the service manager, and to whoever sits at the terminal unless the log goes there.
+pub(super) fn progress(what: &str, logging: &LoggingFlags) {
+    notify::status(what);
+    if logging.path("").is_some() && io::stderr().is_terminal() {
+        eprintln!("{what}");
     }
 }
 

@@ -10,8 +10,8 @@ use goulette_sentinel::{EtcdMode, EtcdOptions};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::transport::{Channel, Endpoint};
 
-use super::{membership, place::QUOTA_BYTES, upkeep};
-use crate::exit::Failure;
+use super::{super::service, membership, place::QUOTA_BYTES, upkeep};
+use crate::{cli::LoggingFlags, exit::Failure};
 
 /// How often somebody who waits for the other members is told so.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,13 +27,12 @@ pub(super) struct EmbeddedEtcd {
     own: String,
     stop: watch::Sender<bool>,
     upkeep: JoinHandle<()>,
-    /// Ends once this member counts for majorities.
-    joining: JoinHandle<()>,
 }
 
 impl EmbeddedEtcd {
-    /// Starts the etcd and waits until it serves: alone at once, else when a majority of the members is there.
-    pub(super) async fn start(config: Config) -> Result<Self, Failure> {
+    /// Starts the etcd and waits until it serves: alone at once, else when a majority of the members is there; one that joins
+    /// later, when it has caught up with the others and counts for majorities.
+    pub(super) async fn start(config: Config, logging: &LoggingFlags) -> Result<Self, Failure> {
         warn_of_open_ports(&config);
         let listening = &config.listen_client_urls[0];
         // A wildcard is no address to dial.
@@ -51,35 +50,39 @@ impl EmbeddedEtcd {
         let server = EtcdServer::start(config.clone(), Env::real()).await.map_err(|error| refused(&error, &config))?;
         let (stop, stopping) = watch::channel(false);
         let upkeep = tokio::spawn(upkeep::run(channel.clone(), stopping));
-        let joining = tokio::spawn(membership::promote(channel.clone()));
-        let embedded = Self { server, channel, own, stop, upkeep, joining };
-        embedded.until_ready(&config).await?;
+        let embedded = Self { server, channel, own, stop, upkeep };
+        embedded.until_ready(&config, logging).await?;
+        // Until then it answers nobody, this sentinel included.
+        tokio::select! {
+            () = membership::promote(embedded.channel.clone()) => {}
+            why = embedded.server.ended() => return Err(ended(&why)),
+        }
+        info!("the embedded etcd serves");
         Ok(embedded)
     }
 
-    async fn until_ready(&self, config: &Config) -> Result<(), Failure> {
+    async fn until_ready(&self, config: &Config, logging: &LoggingFlags) -> Result<(), Failure> {
         let members = config.bootstrap_names().unwrap_or_default();
         let mut waited = Duration::ZERO;
         loop {
             let is_ready = tokio::select! {
                 is_ready = timeout(PATIENCE, self.server.ready()) => is_ready,
-                why = self.server.ended() => return Err(Failure::failed(format_args!("the embedded etcd ended: {why}"))),
+                why = self.server.ended() => return Err(ended(&why)),
             };
             match is_ready {
-                Ok(true) => {
-                    info!("the embedded etcd serves");
-                    return Ok(());
-                }
+                Ok(true) => return Ok(()),
                 Ok(false) => return Err(Failure::failed("the embedded etcd ended before it served")),
                 Err(_) => {
                     waited += PATIENCE;
                     let list: Vec<_> =
                         members.iter().map(|(name, urls)| format!("{name} ({})", urls.join(","))).collect();
-                    warn!(
+                    let waiting = format!(
                         "the embedded etcd has waited {} s for a majority of its members: {}",
                         waited.as_secs(),
                         list.join(", ")
                     );
+                    warn!("{waiting}");
+                    service::progress(&waiting, logging);
                 }
             }
         }
@@ -114,12 +117,16 @@ impl EmbeddedEtcd {
 
     /// Hands the leadership over, ends calls, makes the store durable.
     pub(super) async fn stop(self) {
-        self.joining.abort();
         let _ = self.stop.send(true);
         let _ = timeout(UPKEEP_STOP_DEADLINE, self.upkeep).await;
         self.server.stop().await;
         info!("the embedded etcd stopped");
     }
+}
+
+/// It was not told to.
+pub(super) fn ended(why: &str) -> Failure {
+    Failure::failed(format_args!("the embedded etcd ended: {why}"))
 }
 
 fn warn_of_open_ports(config: &Config) {

@@ -1,14 +1,16 @@
 //! `goulette sentinel join` and `leave`: who belongs to the cluster of the embedded etcds.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
+use goulette_etcd::EtcdError;
 use goulette_logging::{Chain, info};
 use goulette_proto::etcd::etcdserverpb::{
     Member, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
     cluster_client::ClusterClient,
 };
+use goulette_types::SentinelId;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::{
     Request, Status,
     transport::{Channel, Endpoint},
@@ -23,6 +25,11 @@ use crate::{
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two attempts to count for majorities.
 const PROMOTE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a change waits for members that have just come (back), and how long until it is tried again.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(10);
+const HEALTH_PAUSE: Duration = Duration::from_millis(500);
+/// Where a sentinel listens unless it is told otherwise.
+const SENTINEL_PORT: u16 = 50052;
 
 pub(super) async fn run(command: MembershipCommand) -> Result<(), Failure> {
     match command {
@@ -42,19 +49,29 @@ async fn join(flags: &JoinFlags) -> Result<(), Failure> {
             known.peer_ur_ls.join(",")
         )));
     }
-    let is_announced = members.iter().any(|member| member.peer_ur_ls.contains(&joining.peer_url));
-    if !is_announced {
-        let request = MemberAddRequest { peer_ur_ls: vec![joining.peer_url.clone()], is_learner: true };
-        cluster.member_add(timed(request)).await.map_err(refused)?;
+    // They have a name once they have started.
+    let announced = members.iter().filter(|member| member.name.is_empty()).flat_map(|member| &member.peer_ur_ls);
+    match announced.collect::<Vec<_>>()[..] {
+        [] => {
+            let request = MemberAddRequest { peer_ur_ls: vec![joining.peer_url.clone()], is_learner: true };
+            patiently(async || cluster.member_add(timed(request.clone())).await).await?;
+        }
+        // An earlier attempt, whose answer may have been lost.
+        [url] if *url == joining.peer_url => {}
+        [url, ..] => {
+            return Err(Failure::failed(format_args!(
+                "{url} was announced and has not started: start it, or take it back with\n  goulette sentinel leave -peer-url {url}"
+            )));
+        }
     }
     let others = members.iter().filter(|member| !member.name.is_empty());
     let mut all: Vec<_> =
         others.flat_map(|member| member.peer_ur_ls.iter().map(|url| format!("{}={url}", member.name))).collect();
     all.push(joining.to_string());
-    let port = joining.peer_url.rsplit(':').next().unwrap_or_default();
     let start = format!(
-        "goulette sentinel -id {} -etcd-peer-port {port} -etcd-initial-cluster {} -etcd-initial-cluster-state existing",
+        "goulette sentinel -id {} {} -etcd-initial-cluster {} -etcd-initial-cluster-state existing",
         flags.id,
+        reachable_at(&joining.peer_url),
         all.join(",")
     );
     match flags.cluster.output {
@@ -63,24 +80,58 @@ async fn join(flags: &JoinFlags) -> Result<(), Failure> {
     }
 }
 
+/// The flags with which a sentinel can be reached where its peer URL says that it will be. On this machine alone, where the usual
+/// address may be another sentinel's, only the port.
+fn reachable_at(peer_url: &str) -> String {
+    let address = peer_url.rsplit_once("://").map_or(peer_url, |(_, address)| address);
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "2380"));
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let listen = match ip {
+        Ok(ip) if ip.is_loopback() => String::new(),
+        Err(_) if host == "localhost" => String::new(),
+        Ok(ip) => format!("-address {host}:{SENTINEL_PORT} -etcd-listen-host {ip} "),
+        // A name may stand for an address that this machine does not have.
+        Err(_) => format!(
+            "-address :{SENTINEL_PORT} -advertise {host}:{SENTINEL_PORT} -etcd-listen-host 0.0.0.0 -etcd-advertise-host {host} "
+        ),
+    };
+    format!("{listen}-etcd-peer-port {port}")
+}
+
 async fn leave(flags: &LeaveFlags) -> Result<(), Failure> {
     let (mut cluster, members) = connect(&flags.cluster).await?;
-    let Some(member) = members.iter().find(|member| member.name == flags.id.as_str()) else {
-        let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
-        return Err(Failure::failed(format_args!("{} is no member: members are {}", flags.id, names.join(", "))));
+    let is_meant = |member: &&Member| match (&flags.who.id, &flags.who.peer_url) {
+        (Some(id), _) => member.name == id.as_str(),
+        (None, Some(url)) => member.peer_ur_ls.iter().any(|known| known == url.trim_end_matches('/')),
+        (None, None) => false,
+    };
+    let Some(member) = members.iter().find(is_meant) else {
+        let known: Vec<_> = members.iter().map(shown).collect();
+        let who = flags.who.id.as_ref().map(SentinelId::as_str).or(flags.who.peer_url.as_deref()).unwrap_or_default();
+        return Err(Failure::failed(format_args!("{who} is no member: members are {}", known.join(", "))));
     };
     if members.len() == 1 {
         return Err(Failure::failed(format_args!(
             "{} is the only member: without it there is no metadata. Stop it instead",
-            flags.id
+            shown(member)
         )));
     }
-    cluster.member_remove(timed(MemberRemoveRequest { id: member.id })).await.map_err(refused)?;
+    patiently(async || cluster.member_remove(timed(MemberRemoveRequest { id: member.id })).await).await?;
     match flags.cluster.output {
-        Output::Text => {
-            print(&format!("{} has left: its process ends by itself, and its etcd's folder can be removed\n", flags.id))
-        }
-        Output::Json => print_json(&json!({ "id": flags.id.as_str(), "member": format!("{:x}", member.id) })),
+        Output::Text => print(&format!(
+            "{} has left: its process ends by itself, and its etcd's folder can be removed\n",
+            shown(member)
+        )),
+        Output::Json => print_json(&json!({ "id": member.name, "member": format!("{:x}", member.id) })),
+    }
+}
+
+/// A member as people know it.
+fn shown(member: &Member) -> String {
+    let urls = member.peer_ur_ls.join(",");
+    match member.name.as_str() {
+        "" => format!("{urls} (never started: -peer-url)"),
+        name => format!("{name} ({urls})"),
     }
 }
 
@@ -141,6 +192,24 @@ async fn connect(flags: &MembersFlags) -> Result<(ClusterClient<Channel>, Vec<Me
     Err(last)
 }
 
+/// Changes the members. etcd wants enough of them to have been there for five seconds; who comes a little early waits.
+async fn patiently<T>(mut change: impl AsyncFnMut() -> Result<T, Status>) -> Result<(), Failure> {
+    let deadline = Instant::now() + HEALTH_DEADLINE;
+    loop {
+        match change().await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.message() != EtcdError::Unhealthy.to_string() => return Err(refused(status)),
+            Err(_) if Instant::now() < deadline => sleep(HEALTH_PAUSE).await,
+            Err(status) => {
+                return Err(Failure::failed(format_args!(
+                    "{}: too many members are away; start them, or take those that are lost out first (goulette sentinel leave)",
+                    status.message()
+                )));
+            }
+        }
+    }
+}
+
 fn refused(status: Status) -> Failure {
     Failure::failed(status.message())
 }
@@ -149,4 +218,27 @@ fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_DEADLINE);
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_joins_is_told_how_to_be_reached() {
+        let cases = [
+            ("http://127.0.0.1:2480", "-etcd-peer-port 2480"),
+            ("http://localhost:2480", "-etcd-peer-port 2480"),
+            ("http://[::1]:2480", "-etcd-peer-port 2480"),
+            ("http://10.0.0.4:2380", "-address 10.0.0.4:50052 -etcd-listen-host 10.0.0.4 -etcd-peer-port 2380"),
+            ("http://[fd00::4]:2380", "-address [fd00::4]:50052 -etcd-listen-host fd00::4 -etcd-peer-port 2380"),
+            (
+                "http://node4:2380",
+                "-address :50052 -advertise node4:50052 -etcd-listen-host 0.0.0.0 -etcd-advertise-host node4 -etcd-peer-port 2380",
+            ),
+        ];
+        for (url, flags) in cases {
+            assert_eq!(reachable_at(url), flags, "{url}");
+        }
+    }
 }

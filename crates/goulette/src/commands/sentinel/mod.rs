@@ -35,12 +35,13 @@ fn log_name(flags: &SentinelFlags) -> String {
 /// The etcd first and last: the sentinel is ready only after it, and gives its leadership up while it still answers.
 async fn serve(flags: &SentinelFlags, place: Place, mut stop: Stop) -> Result<(), Failure> {
     info!("goulette {VERSION}: sentinel {} starts on {}", flags.id, flags.data_dir().display());
+    service::starts(&format!("sentinel {}", flags.id), &flags.logging, &log_name(flags));
     let (store, etcd) = match place {
         Place::Folder => (Store::Local, None),
         Place::External(options) => (Store::Etcd(options), None),
         Place::Embedded(config) => {
             let started = tokio::select! {
-                started = EmbeddedEtcd::start(*config) => started?,
+                started = EmbeddedEtcd::start(*config, &flags.logging) => started?,
                 () = stop.wished() => {
                     info!("sentinel {} stopped before it served", flags.id);
                     return Ok(());
@@ -70,27 +71,22 @@ async fn serve_with(
 ) -> Result<(), Failure> {
     let options = options(flags, store)?;
     let mut etcd_ended = std::pin::pin!(etcd_ended);
-    let failed = |why: String| Failure::failed(format_args!("the embedded etcd ended: {why}"));
     let sentinel = tokio::select! {
         started = Sentinel::start(options, Env::real()) => started.map_err(|error| refused(&error))?,
         () = stop.wished() => {
             info!("sentinel {} stopped before it served", flags.id);
             return Ok(());
         }
-        why = &mut etcd_ended => return Err(failed(why)),
+        why = &mut etcd_ended => return Err(embedded::ended(&why)),
     };
     notify::ready();
-    service::announce(
-        &format!("sentinel {} listens on {}", flags.id, sentinel.address()),
-        &flags.logging,
-        &log_name(flags),
-    );
+    service::progress(&format!("sentinel {} listens on {}", flags.id, sentinel.address()), &flags.logging);
     let failure = tokio::select! {
         () = stop.wished() => None,
         failure = sentinel.failed() => {
             Some(Failure::failed(format_args!("sentinel {} stopped: {failure}", flags.id)))
         }
-        why = &mut etcd_ended => Some(failed(why)),
+        why = &mut etcd_ended => Some(embedded::ended(&why)),
     };
     notify::stopping();
     sentinel.stop().await;
