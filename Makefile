@@ -179,6 +179,9 @@ test-embedded-etcd: build ## the etcd integration example against a sentinel wit
 test-modes: build ## the integration suite in all three modes, external against real etcds (ETCD_BIN, ETCD_34_BIN; exits 77 without)
 	@scripts/test-modes.sh
 
+test-guide: build ## every command of the deployment guide, on machines made of network namespaces (needs root, ETCD, ETCDCTL; else exits 77)
+	@scripts/test-guide.sh
+
 test-quickstart: ## every command of the first README, in a fresh clone, each with its effect checked
 	@scripts/test-quickstart.sh
 

@@ -9,7 +9,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 clone=$work/goulette
-failed=0 checks=0
+. "$here/scripts/checks.sh"
 
 finish() {
   local rc=$?
@@ -26,22 +26,7 @@ for port in 50051 50052 50053 50054 50055 50056 2379 2380 22379 22380 32379 3238
   fi
 done
 
-# check WHAT COMMAND...: the command must succeed.
-check() {
-  local what=$1 rc=0
-  shift
-  checks=$((checks + 1))
-  "$@" > "$work/check.out" 2>&1 || rc=$?
-  if [ $rc = 0 ]; then
-    echo "ok      $what"
-  else
-    failed=$((failed + 1))
-    echo "FAILED  $what (exit code $rc)"
-    tail -n 20 "$work/check.out" "$work/make.out" 2> /dev/null | sed 's/^/          /'
-  fi
-}
 says() { grep -qF -- "$1" "$work/make.out"; }
-refuses() { ! "$@"; }
 
 # make TARGET..., to its end; what it says is in make.out.
 run() { make --no-print-directory "$@" > "$work/make.out" 2>&1 < /dev/null; }
@@ -50,14 +35,6 @@ run_ok() { check "make $*" run "$@"; }
 # make TARGET... in the background, as in a terminal of its own.
 background() { setsid make --no-print-directory "$@" > "$work/${1}.out" 2>&1 < /dev/null & }
 
-within() {
-  local seconds=$1 deadline=$((SECONDS + $1))
-  shift
-  until "$@" > /dev/null 2>&1; do
-    [ $SECONDS -lt $deadline ] || { "$@"; return 1; }
-    sleep 0.2
-  done
-}
 serves() { within 60 bin/goulette health "127.0.0.1:$1"; }
 etcd_serves() { within 60 bin/goulette etcd get x --endpoints "127.0.0.1:$1"; }
 broker_known() { within 60 bash -c "bin/goulette cluster status --sentinel ${1:-127.0.0.1:50052} --output json | grep -q '\"id\":\"${2:-broker1}\"'"; }
@@ -211,5 +188,4 @@ if [ "${QUICK:-}" != 1 ]; then
   check "  bin/ and target/ are gone" bash -c '! [ -e bin ] && ! [ -e target ]'
 fi
 
-echo "$checks checks, $failed failed"
-[ $failed = 0 ]
+summary
