@@ -6,6 +6,14 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::auth::JwtOptions;
+use names::NAMES;
+pub use names::{IGNORED, help};
+pub use values::Url;
+use values::{auto_compaction, go_duration, initial_cluster};
+
+mod names;
+mod sources;
+mod values;
 
 /// The version of etcd whose behaviour this is.
 pub const VERSION: &str = "3.6.16";
@@ -121,118 +129,6 @@ pub enum AutoCompaction {
     Revision(i64),
 }
 
-/// A URL to listen on or to be found at: `scheme://host:port`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Url {
-    /// Whether it is encrypted.
-    pub is_tls: bool,
-    /// Host, without brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// As given.
-    pub text: String,
-}
-
-impl Url {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let bad = |why: &str| format!("{text:?} is no URL of the form http://host:port: {why}");
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
-        let is_tls = match scheme {
-            "http" => false,
-            "https" => true,
-            _ => return Err(bad("the scheme is neither http nor https")),
-        };
-        let (host, port) = rest.trim_end_matches('/').rsplit_once(':').ok_or_else(|| bad("it has no port"))?;
-        let port = port.parse().map_err(|_| bad("the port is no number up to 65535"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { is_tls, host, port, text: text.trim_end_matches('/').to_owned() })
-    }
-
-    /// Host and port, as a listener takes them.
-    pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// Flags of etcd's that we take and that change nothing here: they tune etcd's own storage, logging or profiling.
-pub const IGNORED: &[&str] = &[
-    "backend-batch-interval",
-    "backend-batch-limit",
-    "backend-bbolt-freelist-type",
-    "bootstrap-defrag-threshold-megabytes",
-    "compact-hash-check-time",
-    "compaction-batch-limit",
-    "compaction-sleep-interval",
-    "corrupt-check-time",
-    "cors",
-    "downgrade-check-time",
-    "enable-grpc-gateway",
-    "enable-log-rotation",
-    "enable-pprof",
-    "enable-v2",
-    "experimental-compact-hash-check-enabled",
-    "experimental-compact-hash-check-time",
-    "experimental-compaction-batch-limit",
-    "experimental-compaction-sleep-interval",
-    "experimental-corrupt-check-time",
-    "experimental-enable-lease-checkpoint",
-    "experimental-enable-lease-checkpoint-persist",
-    "experimental-initial-corrupt-check",
-    "experimental-stop-grpc-service-on-defrag",
-    "experimental-warning-apply-duration",
-    "experimental-warning-unary-request-duration",
-    "feature-gates",
-    "grpc-keepalive-interval",
-    "grpc-keepalive-min-time",
-    "grpc-keepalive-timeout",
-    "host-whitelist",
-    "initial-election-tick-advance",
-    "log-format",
-    "log-outputs",
-    "log-rotation-config-json",
-    "logger",
-    "max-snapshots",
-    "max-wals",
-    "metrics",
-    "pre-vote",
-    "raft-read-timeout",
-    "raft-write-timeout",
-    "socket-reuse-address",
-    "socket-reuse-port",
-    "unsafe-no-fsync",
-    "v2-deprecation",
-    "warning-apply-duration",
-    "warning-unary-request-duration",
-];
-
-/// Flags that may stand without a value, which is then `true`.
-const SWITCHES: &[&str] = &[
-    "auto-tls",
-    "peer-auto-tls",
-    "client-cert-auth",
-    "enable-grpc-gateway",
-    "enable-log-rotation",
-    "enable-pprof",
-    "enable-v2",
-    "experimental-compact-hash-check-enabled",
-    "experimental-enable-lease-checkpoint",
-    "experimental-enable-lease-checkpoint-persist",
-    "experimental-initial-corrupt-check",
-    "experimental-stop-grpc-service-on-defrag",
-    "initial-election-tick-advance",
-    "peer-client-cert-auth",
-    "pre-vote",
-    "socket-reuse-address",
-    "socket-reuse-port",
-    "strict-reconfig-check",
-    "unsafe-no-fsync",
-];
-
 impl Default for Config {
     fn default() -> Self {
         let url = |text| vec![Url::parse(text).expect("a URL of ours")];
@@ -281,9 +177,9 @@ impl Config {
         variable: impl Fn(&str) -> Option<String>,
         read_file: impl Fn(&str) -> Result<String, String>,
     ) -> Result<Self, String> {
-        let mut given = flags(args)?;
+        let mut given = sources::flags(args)?;
         if let Some(path) = given.get("config-file").cloned().or_else(|| variable("ETCD_CONFIG_FILE")) {
-            given = file_keys(&read_file(&path)?).map_err(|why| format!("{path}: {why}"))?;
+            given = sources::file_keys(&read_file(&path)?).map_err(|why| format!("{path}: {why}"))?;
         } else {
             for &name in NAMES.iter().chain(IGNORED) {
                 let upper = format!("ETCD_{}", name.to_ascii_uppercase().replace('-', "_"));
@@ -446,182 +342,6 @@ impl Config {
     }
 }
 
-/// The flags that mean something here.
-const NAMES: &[&str] = &[
-    "advertise-client-urls",
-    "auth-token",
-    "auth-token-ttl",
-    "auto-compaction-mode",
-    "auto-compaction-retention",
-    "auto-tls",
-    "peer-auto-tls",
-    "bcrypt-cost",
-    "cert-file",
-    "client-cert-auth",
-    "data-dir",
-    "election-timeout",
-    "experimental-watch-progress-notify-interval",
-    "heartbeat-interval",
-    "initial-advertise-peer-urls",
-    "initial-cluster",
-    "initial-cluster-state",
-    "initial-cluster-token",
-    "key-file",
-    "listen-client-http-urls",
-    "listen-client-urls",
-    "listen-metrics-urls",
-    "listen-peer-urls",
-    "log-level",
-    "max-concurrent-streams",
-    "max-learners",
-    "max-request-bytes",
-    "max-txn-ops",
-    "name",
-    "peer-cert-file",
-    "peer-client-cert-auth",
-    "peer-key-file",
-    "peer-trusted-ca-file",
-    "quota-backend-bytes",
-    "snapshot-catchup-entries",
-    "experimental-snapshot-catchup-entries",
-    "snapshot-count",
-    "strict-reconfig-check",
-    "trusted-ca-file",
-    "watch-progress-notify-interval",
-];
-
-/// The flags, one a line.
-pub fn help() -> String {
-    let list = |names: &[&str]| names.iter().map(|name| format!("  --{name}\n")).collect::<String>();
-    format!(
-        "Runs an etcd v3 server. Flags are etcd's, with etcd's defaults; each is also an ETCD_ variable.\n\n{}\n\
-         Read, and without effect here:\n\n{}",
-        list(NAMES),
-        list(IGNORED)
-    )
-}
-
-fn flags(args: &[String]) -> Result<BTreeMap<String, String>, String> {
-    let mut given = BTreeMap::new();
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        let Some(flag) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|flag| !flag.is_empty())
-        else {
-            return Err(format!("'{arg}' is not a valid flag"));
-        };
-        let (name, value) = match flag.split_once('=') {
-            Some((name, value)) => (name, value.to_owned()),
-            None if SWITCHES.contains(&flag) => (flag, "true".to_owned()),
-            None => {
-                let is_known = flag == "config-file" || NAMES.contains(&flag) || IGNORED.contains(&flag);
-                if !is_known {
-                    return Err(format!("flag provided but not defined: -{flag}"));
-                }
-                (flag, args.next().ok_or_else(|| format!("flag needs an argument: -{flag}"))?.clone())
-            }
-        };
-        given.insert(name.to_owned(), value);
-    }
-    Ok(given)
-}
-
-/// The keys of a configuration file: `name: value` a line, and the two groups of certificates that etcd nests.
-fn file_keys(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let mut given = BTreeMap::new();
-    let mut group = "";
-    for (number, line) in text.lines().enumerate() {
-        let without_comment = match line.split_once(" #") {
-            Some((before, _)) => before,
-            None if line.trim_start().starts_with('#') => "",
-            None => line,
-        };
-        let trimmed = without_comment.trim();
-        if trimmed.is_empty() || trimmed == "---" {
-            continue;
-        }
-        let (name, value) = trimmed.split_once(':').ok_or_else(|| format!("line {}: no key", number + 1))?;
-        let value = value.trim().trim_matches(|quote| quote == '"' || quote == '\'');
-        let is_nested = line.starts_with([' ', '\t']);
-        if !is_nested {
-            group = "";
-        }
-        let name = match (name.trim().trim_matches('"'), group) {
-            ("client-transport-security", _) => {
-                group = "client";
-                continue;
-            }
-            ("peer-transport-security", _) => {
-                group = "peer";
-                continue;
-            }
-            (name, "peer") => format!("peer-{name}"),
-            (name, _) => name.to_owned(),
-        };
-        if value.is_empty() {
-            continue;
-        }
-        // etcd's file counts milliseconds and nanoseconds in the same units as its flags do, but for durations.
-        given.insert(name, value.to_owned());
-    }
-    Ok(given)
-}
-
-fn initial_cluster(value: &str) -> Result<Vec<(String, String)>, String> {
-    let mut members = Vec::new();
-    for member in value.split(',').map(str::trim).filter(|member| !member.is_empty()) {
-        let (name, url) = member.split_once('=').ok_or_else(|| format!("{member:?} is not of the form name=url"))?;
-        members.push((name.to_owned(), Url::parse(url)?.text));
-    }
-    Ok(members)
-}
-
-fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, String> {
-    let wrong = || format!("--auto-compaction-retention {retention:?} is no duration or number");
-    match mode {
-        "revision" => match retention.parse::<i64>().map_err(|_| wrong())? {
-            0 => Ok(AutoCompaction::Off),
-            revisions => Ok(AutoCompaction::Revision(revisions)),
-        },
-        "periodic" => {
-            let period = match retention.parse::<u64>() {
-                Ok(hours) => Duration::from_secs(hours.saturating_mul(3600)),
-                Err(_) => go_duration(retention).map_err(|_| wrong())?,
-            };
-            Ok(if period.is_zero() { AutoCompaction::Off } else { AutoCompaction::Periodic(period) })
-        }
-        _ => Err(format!("--auto-compaction-mode {mode:?} is neither periodic nor revision")),
-    }
-}
-
-/// A duration as Go writes it: `300ms`, `1.5h`, `2h45m`.
-fn go_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no duration such as 300ms or 1h30m");
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let (number, after) = rest.split_at(digits);
-        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit_end);
-        let seconds = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(bad()),
-        };
-        let part = number.parse::<f64>().map_err(|_| bad())? * seconds;
-        total += Duration::try_from_secs_f64(part).map_err(|_| bad())?;
-        rest = after;
-    }
-    if text.is_empty() { Err(bad()) } else { Ok(total) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -666,12 +386,5 @@ mod tests {
         let file = "# c\nname: 'f'\nsnapshot-count: 7\nclient-transport-security:\n  client-cert-auth: false\n";
         let config = Config::parse(&["--config-file=x".to_owned()], variable, |_| Ok(file.to_owned())).unwrap();
         assert_eq!((config.name.as_str(), config.snapshot_count), ("f", 7));
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        assert_eq!(go_duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(go_duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert!(go_duration("5").is_err() && go_duration("").is_err() && go_duration("5x").is_err());
     }
 }

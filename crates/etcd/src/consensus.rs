@@ -3,7 +3,7 @@
 //! [`Consensus`] is the door that requests take; behind it stands raft (`crate::raft`). What is agreed comes back through
 //! [`StateMachine`], on every member in the same order. The two meet only here, so that neither knows the other.
 //!
-//! The way of a write: a service hands a request to [`Node::request`](crate::node::Node::request), which numbers it, remembers
+//! The way of a write: a service hands a request to `Node::request`, which numbers it, remembers
 //! who waits for that number, and calls [`Consensus::propose`]. When the entry is committed, every member's
 //! [`StateMachine::apply`] carries it out; on the member where somebody waits for the number, the waiter gets the
 //! response. So a follower's client is answered from the follower's own state: it reads its own writes.

@@ -1,4 +1,4 @@
-//! Who is to hold a new partition: the [`Ring`](ring::Ring) of the live brokers says.
+//! Who is to hold a new partition: the [`Ring`] of the live brokers says.
 
 mod leads;
 pub(crate) mod ring;

@@ -1,23 +1,12 @@
 //! One member's raft, started, and the door that the server takes to it.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
 use goulette_env::Env;
-use goulette_logging::{info, warn};
+use goulette_logging::warn;
 use goulette_proto::raft as pb;
-use openraft::{
-    Config, Instant as _, LogIdOptionExt, SnapshotPolicy, StepDownPolicy,
-    async_runtime::watch::WatchReceiver,
-    errors::{InitializeError, RaftError},
-};
-use prost::Message;
+use openraft::{Instant as _, LogIdOptionExt};
 use tokio::{
     sync::{Mutex, mpsc, oneshot, watch},
     task::JoinSet,
@@ -27,13 +16,14 @@ use tonic::transport::Channel;
 
 use super::{
     core::{Core, Raft, Refusal},
-    log::{LogError, LogStore},
+    log::LogStore,
     machine::Machine,
     network::Network,
     peers::{MESSAGE_BYTES_MAX, Peers, Use},
     read_index,
-    service::{PeerService, change_to_pb, remove_leftovers},
-    types::{Member, Membership},
+    service::{PeerService, change_to_pb},
+    start::{Bootstrap, RaftOptions, RaftStartError, begin, config_of, open_log},
+    watching::{self, ROUND},
 };
 use crate::{
     EtcdError,
@@ -43,71 +33,10 @@ use crate::{
     },
 };
 
-/// A whole state is sent in this time, or not at all.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a follower's disk may take before the same entries are sent again.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a leader looks whether a new voter has caught up.
-const ROUND: Duration = Duration::from_millis(100);
-/// How often the other members are asked whether they are there, and how soon again those who were not.
-const ASK_INTERVAL: Duration = Duration::from_millis(500);
-const ASK_SOON: Duration = Duration::from_millis(50);
 /// How long a stop waits for raft to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-
-/// What can be set; plain data.
-#[derive(Clone)]
-pub struct RaftOptions {
-    /// The folder of the log.
-    pub dir: PathBuf,
-    /// The cluster's id.
-    pub cluster: u64,
-    /// This member's id.
-    pub member: MemberId,
-    /// What is done if the folder is empty.
-    pub bootstrap: Bootstrap,
-    /// How often the leader shows that it lives; 100 ms by default.
-    pub heartbeat: Duration,
-    /// How long a leader may be silent before another one is elected; 1 s by default. At least five heartbeats.
-    pub election_timeout: Duration,
-    /// Entries after which the log is cut; 10,000 by default.
-    pub snapshot_count: u64,
-    /// Entries that are kept behind a cut, for members that are a little behind; 5,000 by default.
-    pub catch_up_entries: u64,
-    /// For connections to members whose URLs are encrypted.
-    pub tls: Option<tokio_rustls::TlsConnector>,
-}
-
-/// How a member with an empty folder begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Bootstrap {
-    /// It begins a cluster together with these members, itself among them. All of them are given the same list.
-    New(Vec<MemberRaft>),
-    /// A running cluster has added it, and will call.
-    Join,
-}
-
-/// Why a member's raft could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum RaftStartError {
-    /// The options contradict each other.
-    #[error("raft options: {0}")]
-    Options(String),
-    /// The log cannot be used.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The folder could not be prepared.
-    #[error("cannot prepare {}", dir.display())]
-    Io {
-        /// The folder.
-        dir: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The log and the state do not fit together, or the state cannot be read.
-    #[error("cannot start raft: {0}")]
-    State(String),
-}
 
 /// Why a member ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,14 +93,14 @@ impl RaftNode {
             core.raft.trigger().elect(false).await.map_err(|error| RaftStartError::State(error.to_string()))?;
         }
 
-        let (to_leadership, leadership) = watch::channel(leadership_of(&core));
+        let (to_leadership, leadership) = watch::channel(watching::leadership_of(&core));
         let (to_end, end) = watch::channel(None);
         let (readers, waiting) = mpsc::channel(read_index::WAITING_MAX);
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch_raft(core.clone(), peers.clone(), to_leadership, to_end.clone()));
+        tasks.spawn(watching::watch_raft(core.clone(), peers.clone(), to_leadership, to_end.clone()));
         tasks.spawn(read_index::run(core.clone(), peers.clone(), leadership.clone(), waiting));
-        tasks.spawn(admit_voters(core.clone(), leadership.clone()));
-        tasks.spawn(ask_members(core.clone(), peers.clone(), leadership.clone(), to_end));
+        tasks.spawn(watching::admit_voters(core.clone(), leadership.clone()));
+        tasks.spawn(watching::ask_members(core.clone(), peers.clone(), leadership.clone(), to_end));
         let tasks = Mutex::new(tasks);
         Ok(Arc::new(Self { core, peers, env, dir, log, leadership, applied, end, readers, tasks }))
     }
@@ -415,194 +344,4 @@ impl Consensus for RaftNode {
         }
         self.tasks.lock().await.shutdown().await;
     }
-}
-
-fn config_of(options: &RaftOptions) -> Result<Config, RaftStartError> {
-    let millis = |duration: Duration| duration.as_millis() as u64;
-    let (heartbeat, election) = (millis(options.heartbeat), millis(options.election_timeout));
-    if heartbeat == 0 || election < 5 * heartbeat {
-        return Err(RaftStartError::Options(format!(
-            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
-        )));
-    }
-    let config = Config {
-        cluster_name: format!("{:x}", options.cluster),
-        heartbeat_interval: heartbeat,
-        // openraft waits for the lease (the maximum) and then for a random time between the two: together one and a half
-        // to two election timeouts, as etcd's one to two.
-        election_timeout_min: election / 2,
-        election_timeout_max: election,
-        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
-        max_payload_entries: 1024,
-        replication_lag_threshold: options.snapshot_count.max(options.catch_up_entries),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_count.max(1)),
-        max_in_snapshot_log_to_keep: options.catch_up_entries,
-        purge_batch_size: (options.snapshot_count / 4).clamp(1, 256),
-        // Long enough to answer whoever asked for its removal.
-        removed_leader_step_down: StepDownPolicy::After(election),
-        broadcast_submitted_on_append: Some(true),
-        enable_pre_vote: Some(true),
-        backoff: "50ms 100ms 200ms ...500ms".into(),
-        ..Config::default()
-    };
-    config.validate().map_err(|error| RaftStartError::Options(error.to_string()))
-}
-
-async fn open_log(env: &Env, dir: &Path, own: MemberId) -> Result<LogStore, RaftStartError> {
-    let (env, dir) = (env.clone(), dir.to_owned());
-    let opening = tokio::task::spawn_blocking(move || {
-        let prepare = |dir: &Path| {
-            env.disk.create_dir_all(dir)?;
-            remove_leftovers(&env, dir)
-        };
-        prepare(&dir).map_err(|source| RaftStartError::Io { dir: dir.clone(), source })?;
-        Ok(LogStore::open(&env, &dir.join("wal"), own)?)
-    });
-    opening.await.map_err(|error| RaftStartError::State(error.to_string()))?
-}
-
-/// The configuration in which all these members vote, in the words of the log: for a store that begins a cluster with a
-/// state in it, applied up to index 1 of term 0.
-pub fn initial_configuration(members: &[MemberRaft]) -> Bytes {
-    let voters = vec![pb::Voters { ids: members.iter().map(|member| member.id).collect() }];
-    let member =
-        |member: &MemberRaft| pb::Member { id: member.id, peer_urls: member.peer_urls.clone(), joining: false };
-    pb::Membership { voters, members: members.iter().map(member).collect() }.encode_to_vec().into()
-}
-
-/// Begins a cluster: every one of its first members writes the same first entry.
-async fn begin(raft: &Raft, members: &[MemberRaft]) -> Result<(), RaftStartError> {
-    let member = |member: &MemberRaft| (member.id, Member { peer_urls: member.peer_urls.clone(), joining: false });
-    let members: BTreeMap<MemberId, Member> = members.iter().map(member).collect();
-    match raft.initialize(members).await {
-        Ok(()) => Ok(()),
-        // Another first member was faster, and has asked for our vote or sent us the entry.
-        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-        Err(error) => Err(RaftStartError::State(error.to_string())),
-    }
-}
-
-fn leadership_of(core: &Core) -> Leadership {
-    let metrics = core.metrics();
-    Leadership { term: metrics.current_term, leader: core.leader(&metrics) }
-}
-
-/// Tells of every change of leaders, keeps the addresses of the members, and notices the end.
-async fn watch_raft(
-    core: Arc<Core>,
-    peers: Arc<Peers>,
-    leadership: watch::Sender<Leadership>,
-    end: watch::Sender<Option<RaftEnd>>,
-) {
-    let mut metrics = core.raft.metrics();
-    let mut members: Option<Membership> = None;
-    loop {
-        let now = metrics.borrow_watched().clone();
-        let leads = Leadership { term: now.current_term, leader: core.leader(&now) };
-        leadership.send_if_modified(|known| {
-            let changed = *known != leads;
-            if changed && known.leader != leads.leader {
-                info!(
-                    "raft term {}: {}",
-                    leads.term,
-                    leads.leader.map_or("no leader".into(), |id| format!("led by {id:x}"))
-                );
-            }
-            *known = leads;
-            changed
-        });
-        let effective = now.membership_config.membership();
-        peers.update(effective);
-        let committed = now.committed_membership_config.membership();
-        if members.as_ref() != Some(committed) {
-            if let Some(before) = &members {
-                let left = before.nodes().filter(|(id, _)| committed.get_node(id).is_none());
-                left.for_each(|(id, _)| core.note_removed(*id));
-            }
-            members = Some(committed.clone());
-        }
-        if let Err(fatal) = &now.running_state {
-            end.send_if_modified(|end| {
-                let first = end.is_none();
-                end.get_or_insert_with(|| RaftEnd::Failed(fatal.to_string()));
-                first
-            });
-            return;
-        }
-        if core.was_removed(core.own) {
-            end.send_replace(Some(RaftEnd::Removed));
-        }
-        // A leader is also lost by nothing happening.
-        if let Ok(Err(_)) = timeout(ROUND, metrics.changed()).await {
-            return;
-        }
-    }
-}
-
-/// As leader: admits new voters.
-async fn admit_voters(core: Arc<Core>, leadership: watch::Receiver<Leadership>) {
-    loop {
-        sleep(ROUND).await;
-        if leadership.borrow().leader == Some(core.own) {
-            core.admit().await;
-        }
-    }
-}
-
-/// Asks every other member, again and again, whether it is there, and whether this one was removed: who is removed is
-/// sent nothing any more, not even that.
-async fn ask_members(
-    core: Arc<Core>,
-    peers: Arc<Peers>,
-    leadership: watch::Receiver<Leadership>,
-    end: watch::Sender<Option<RaftEnd>>,
-) {
-    let mut pause = ASK_SOON;
-    loop {
-        let stored = core.membership();
-        let others = stored.membership().nodes().map(|(&id, _)| id).filter(|id| *id != core.own);
-        let answers = join_all(others.map(|id| ask_member(&core, &peers, id))).await;
-        // A leader that is removed learns it from its own log, and steps down first.
-        if answers.contains(&Answer::Removed) && leadership.borrow().leader != Some(core.own) {
-            end.send_replace(Some(RaftEnd::Removed));
-            return;
-        }
-        // Who does not answer may just be starting.
-        if answers.contains(&Answer::None) {
-            sleep(pause).await;
-            pause = (2 * pause).min(ASK_INTERVAL);
-        } else {
-            sleep(ASK_INTERVAL).await;
-            pause = ASK_SOON;
-        }
-    }
-}
-
-/// What a member says to being asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    /// Nothing.
-    None,
-    /// It is there.
-    Here,
-    /// It is there, and this member is not one any more.
-    Removed,
-}
-
-async fn ask_member(core: &Core, peers: &Peers, id: MemberId) -> Answer {
-    let Some(mut client) = peers.client(id, Use::Control) else { return Answer::None };
-    let asked = timeout(core.election_timeout, client.members(pb::MembersRequest { member: core.own })).await;
-    let answer = match asked {
-        Ok(Ok(answer)) if answer.get_ref().cluster == core.cluster => Ok(answer.into_inner().removed),
-        Ok(Ok(answer)) => Err(format!("it belongs to cluster {:x}", answer.get_ref().cluster)),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err(format!("nothing came in {:?}", core.election_timeout)),
-    };
-    let known = match answer {
-        Ok(true) => Answer::Removed,
-        Ok(false) => Answer::Here,
-        Err(_) => Answer::None,
-    };
-    peers.asked(id, answer.map(|_| ()));
-    known
 }

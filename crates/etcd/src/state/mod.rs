@@ -1,7 +1,7 @@
 //! What the agreed entries change, as one whole: the store, leases, users, members and alarms.
 //!
-//! [`State`] is the [`StateMachine`] that the consensus feeds. It applies a group of entries in one [`Batch`]
-//! (`apply`), tells watchers, and wakes whoever waits for the result of an entry of this member ([`Waiters`]). What
+//! [`State`] is the [`StateMachine`] that the consensus feeds. It applies a group of entries in one batch of the store
+//! (`apply`), tells watchers, and wakes whoever waits for the result of an entry of this member (`Waiters`). What
 //! other members need to know is in the entry: two members that apply the same entries hold the same state, down to
 //! the checksum over history.
 

@@ -11,7 +11,7 @@ use goulette_records::{Batch, Limits};
 use goulette_types::{Offset, PartitionId, PartitionIndex, TopicName};
 use goulette_wal::{Wal, WalOptions, segment_name};
 
-use super::{Found, Inspection, parse, walk::walk};
+use super::{Found, Inspection, replay::parse, walk::walk};
 use crate::{
     entry::{Head, Kind},
     fragment::file_name,
