@@ -52,7 +52,7 @@ fn zigzag_encode(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-/// Bytes that [`write`] puts down for a value. The zigzag form of an `i32` is the same in 32 and in 64 bits, so one
+/// Bytes that [`write`](fn@write) puts down for a value. The zigzag form of an `i32` is the same in 32 and in 64 bits, so one
 /// pair of functions writes both.
 #[inline]
 pub(crate) fn encoded_bytes(value: i64) -> usize {

@@ -4,7 +4,7 @@
 //! (`TryFrom`, `FromStr`), and past it an illegal name or a negative size cannot exist. No I/O, no async, no wire
 //! format, no serde: every stored or sent layout is spelt out where it is stored or sent.
 //!
-//! Start with [`name`] and [`offset`].
+//! Start with `name` and `offset`.
 
 mod acks;
 mod error_kind;

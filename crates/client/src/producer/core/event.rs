@@ -50,7 +50,7 @@ pub(crate) enum Event {
     Identity(Identity),
     /// No sentinel did.
     IdentityFailed { reason: String },
-    /// Time has passed. To come every few tens of milliseconds while [`Core::is_idle`] is false.
+    /// Time has passed. To come every few tens of milliseconds while [`Core::is_idle`](super::Core::is_idle) is false.
     Tick,
 }
 
