@@ -121,7 +121,7 @@ fn a_service_manager_learns_when_they_serve_and_when_they_end() {
     let manager = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
     manager.set_read_timeout(Some(crate::cluster::PATIENCE)).expect("a socket");
     let told = || {
-        let mut buffer = [0; 64];
+        let mut buffer = [0; 256];
         let length = manager.recv(&mut buffer).expect("the manager is told something");
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
@@ -129,12 +129,12 @@ fn a_service_manager_learns_when_they_serve_and_when_they_end() {
     let flags = ["-enable-embedded-etcd=false", "-admin-address", "off"];
     let mut command = cluster.command(&["sentinel", "-address", &cluster.sentinel_address]);
     let mut sentinel = command.args(flags).env("NOTIFY_SOCKET", &socket).spawn().expect("the binary starts");
-    assert_eq!(told(), "READY=1");
+    assert_eq!(told(), format!("READY=1\nSTATUS=sentinel sentinel1 listens on {}", cluster.sentinel_address));
     assert!(cluster.run(&["health", &cluster.sentinel_address]).status.success(), "it serves when it says so");
     let broker = ["broker", "-address", &cluster.broker_address, "-sentinel", &cluster.sentinel_address];
     let mut command = cluster.command(&[&broker[..], &["-admin-address", "off"]].concat());
     let mut broker = command.env("NOTIFY_SOCKET", &socket).spawn().expect("the binary starts");
-    assert_eq!(told(), "READY=1");
+    assert_eq!(told(), format!("READY=1\nSTATUS=broker broker1 listens on {}", cluster.broker_address));
     for child in [&mut broker, &mut sentinel] {
         signal(child, Signal::TERM);
         assert_eq!(told(), "STOPPING=1");

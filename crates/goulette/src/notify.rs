@@ -6,9 +6,9 @@ use std::{env, ffi::OsStr, io, os::unix::net::UnixDatagram};
 
 use goulette_logging::warn;
 
-/// The process serves.
-pub(crate) fn ready() {
-    tell("READY=1");
+/// The process serves; `line` says so to people.
+pub(crate) fn ready(line: &str) {
+    tell(&format!("READY=1\nSTATUS={line}"));
 }
 
 /// The process ends in order; what it does until then is not a fault.
@@ -16,7 +16,7 @@ pub(crate) fn stopping() {
     tell("STOPPING=1");
 }
 
-/// How far the process is, in one line for people: `systemctl status` shows it.
+/// What the process waits for, in one line for people: `systemctl status` shows it.
 pub(crate) fn status(line: &str) {
     tell(&format!("STATUS={line}"));
 }

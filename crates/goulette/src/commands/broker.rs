@@ -41,8 +41,7 @@ async fn serve(flags: &BrokerFlags, mut stop: Stop) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    notify::ready();
-    service::progress(&format!("{me} listens on {}", broker.address()), &flags.logging);
+    service::serves(&format!("{me} listens on {}", broker.address()), &flags.logging);
     let reason = tokio::select! {
         () = stop.wished() => None,
         reason = broker.stopped() => Some(reason),

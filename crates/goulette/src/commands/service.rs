@@ -42,9 +42,20 @@ pub(super) fn starts(what: &str, logging: &LoggingFlags, log_name: &str) {
     }
 }
 
-/// Tells how far it is: to the service manager, and to whoever sits at the terminal unless the log goes there.
-pub(super) fn progress(what: &str, logging: &LoggingFlags) {
+/// Tells the service manager that it serves, and whoever sits at the terminal.
+pub(super) fn serves(what: &str, logging: &LoggingFlags) {
+    notify::ready(what);
+    tell(what, logging);
+}
+
+/// Tells the service manager what it waits for, and whoever sits at the terminal.
+pub(super) fn waits(what: &str, logging: &LoggingFlags) {
     notify::status(what);
+    tell(what, logging);
+}
+
+/// To the terminal, unless the log goes there.
+fn tell(what: &str, logging: &LoggingFlags) {
     if logging.path("").is_some() && io::stderr().is_terminal() {
         eprintln!("{what}");
     }

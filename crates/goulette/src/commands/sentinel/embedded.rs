@@ -82,7 +82,7 @@ impl EmbeddedEtcd {
                         list.join(", ")
                     );
                     warn!("{waiting}");
-                    service::progress(&waiting, logging);
+                    service::waits(&waiting, logging);
                 }
             }
         }

@@ -79,8 +79,7 @@ async fn serve_with(
         }
         why = &mut etcd_ended => return Err(embedded::ended(&why)),
     };
-    notify::ready();
-    service::progress(&format!("sentinel {} listens on {}", flags.id, sentinel.address()), &flags.logging);
+    service::serves(&format!("sentinel {} listens on {}", flags.id, sentinel.address()), &flags.logging);
     let failure = tokio::select! {
         () = stop.wished() => None,
         failure = sentinel.failed() => {
