@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use crate::{
     cluster::{Store, eventually, signal, text},
     mode::{Mode, RealEtcd, ask, ask_json},
+    users::Etcdctl,
 };
 
 pub(crate) fn external(mode: &Mode) -> &RealEtcd {
@@ -45,6 +46,43 @@ pub(crate) fn etcd_away(mode: &Mode) {
     let refused = cluster.run(&["topic", "create", "later", "--sentinel", &cluster.sentinel_address]);
     assert!(!refused.status.success(), "a write is refused: {}", text(&refused));
     signal(&etcd.child, Signal::CONT);
+    eventually("writes work again", || {
+        let made = cluster.run(&["topic", "create", "again", "--sentinel", &cluster.sentinel_address]);
+        (made.status.success() || text(&made).contains("exists")).then_some(())
+    });
+    eventually("the etcd is healthy", || {
+        (ask_json(&cluster, &["cluster", "status"])["store"]["healthy"] == true).then_some(())
+    });
+}
+
+/// Somebody fills the etcd: changes are refused in so many words, and taken again as soon as there is room.
+pub(crate) fn etcd_full(mode: &Mode) {
+    let mut etcd = external(mode).another();
+    etcd.restart_with(&["--quota-backend-bytes=16777216".to_owned()]);
+    etcd.until_serving();
+    let mut cluster = mode.prepare(&[]);
+    cluster.store = Store::External { endpoints: etcd.endpoint(), prefix: "/goulette".to_owned() };
+    cluster.start_sentinel();
+    cluster.start_broker();
+    cluster.produce("orders", b"a\n");
+    let value = "x".repeat(100_000);
+    let filled = (0..1_000).find(|_| !etcd.tool(&["put", "/other/key", &value]).status.success());
+    assert!(filled.is_some(), "a quota of 16 MiB is reached");
+
+    let refused = cluster.run(&["topic", "create", "later", "--sentinel", &cluster.sentinel_address]);
+    assert!(!refused.status.success() && text(&refused).contains("is full"), "{}", text(&refused));
+    eventually("the status names the alarm", || {
+        let problems = ask_json(&cluster, &["cluster", "status"])["problems"].to_string();
+        (problems.contains("NOSPACE") && !problems.contains("does not answer")).then_some(())
+    });
+    assert_eq!(cluster.consume("orders"), b"a\n");
+
+    let etcdctl = Etcdctl::of(&etcd, &[]);
+    let revision = etcdctl.output(&["get", "/other/key", "--write-out=json", "--keys-only"]);
+    let revision: serde_json::Value = serde_json::from_slice(&revision.stdout).unwrap();
+    etcdctl.run(&["compact", &revision["header"]["revision"].to_string()]);
+    etcdctl.run(&["defrag"]);
+    etcdctl.run(&["alarm", "disarm"]);
     eventually("writes work again", || {
         let made = cluster.run(&["topic", "create", "again", "--sentinel", &cluster.sentinel_address]);
         (made.status.success() || text(&made).contains("exists")).then_some(())

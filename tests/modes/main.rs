@@ -67,6 +67,7 @@ const EXTERNAL: &[Case] = &[
     ("answers_are_fresh", election::answers_are_fresh),
     ("leader_killed_half_way", half_way::leader_killed_half_way),
     ("etcd_away", etcd::etcd_away),
+    ("etcd_full", etcd::etcd_full),
     ("etcd_absent_at_the_start", etcd::etcd_absent_at_the_start),
     ("wrong_password", users::wrong_password),
     ("tls_and_users", users::tls_and_users),

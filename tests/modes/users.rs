@@ -15,26 +15,26 @@ use crate::{
 };
 
 /// An etcdctl, with what it needs to reach an etcd.
-struct Etcdctl {
+pub(crate) struct Etcdctl {
     program: OsString,
     flags: Vec<String>,
 }
 
 impl Etcdctl {
-    fn of(etcd: &RealEtcd, flags: &[&str]) -> Self {
+    pub(crate) fn of(etcd: &RealEtcd, flags: &[&str]) -> Self {
         let program = std::env::var_os("ETCDCTL_BIN").expect("ETCDCTL_BIN names the etcdctl that makes the users");
         let mut all = vec![format!("--endpoints={}", etcd.endpoint())];
         all.extend(flags.iter().map(ToString::to_string));
         Self { program, flags: all }
     }
 
-    fn output(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
         // Without it an etcdctl 3.3 and older speaks version 2.
         let mut command = Command::new(&self.program);
         command.env("ETCDCTL_API", "3").args(&self.flags).args(arguments).output().unwrap()
     }
 
-    fn run(&self, arguments: &[&str]) {
+    pub(crate) fn run(&self, arguments: &[&str]) {
         let output = self.output(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", text(&output));
     }

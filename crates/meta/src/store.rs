@@ -190,6 +190,9 @@ pub enum MetaError {
     /// The store refuses this sentinel's name, password or rights; nothing is written.
     #[error("the metadata store refuses access")]
     Denied(#[source] Source),
+    /// The store has no room; nothing is written. It may have again.
+    #[error("the metadata store is full")]
+    Full(#[source] Source),
     /// The store failed; nothing is written.
     #[error("the metadata store failed")]
     Storage(#[source] Source),
@@ -210,6 +213,7 @@ impl MetaError {
             MetaError::ForeignKey => ErrorKind::Invalid,
             MetaError::Unavailable(_) => ErrorKind::Unavailable,
             MetaError::Denied(_) => ErrorKind::Invalid,
+            MetaError::Full(_) => ErrorKind::StorageFull,
             MetaError::Storage(_) => ErrorKind::Internal,
             MetaError::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
             MetaError::Closed => ErrorKind::Unavailable,

@@ -112,7 +112,7 @@ impl Candidate {
     fn report(&self, error: &MetaError) {
         let problem = Chain(error).to_string();
         if self.state.note_silence(self.renewed, problem.clone()) {
-            warn!("the metadata store does not answer; reads are answered from a copy, changes are refused: {problem}");
+            warn!("reads are answered from a copy, changes are refused: {problem}");
         }
     }
 

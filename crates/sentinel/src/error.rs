@@ -259,8 +259,8 @@ pub enum RequestError {
         /// Where the one that leads answers.
         leader: Option<String>,
     },
-    /// The metadata store does not answer: nothing is changed.
-    #[error("the metadata store does not answer, so nothing can be changed now: {0}")]
+    /// The metadata store does not answer, or takes nothing: nothing is changed.
+    #[error("nothing can be changed now: {0}")]
     StoreSilent(String),
     /// Too many requests wait already.
     #[error("too many requests are waiting: try again")]

@@ -245,6 +245,7 @@ fn judge(error: &Status) -> Verdict {
 fn refused(error: Status) -> MetaError {
     match error.code() {
         Code::PermissionDenied => MetaError::Denied(error.into()),
+        Code::ResourceExhausted if error.message().contains("space exceeded") => MetaError::Full(error.into()),
         _ => MetaError::Storage(error.into()),
     }
 }

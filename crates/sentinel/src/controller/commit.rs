@@ -137,11 +137,11 @@ impl Controller {
         matches!(self.standing, Standing::Elected(_))
     }
 
-    /// The store does not answer now; it may later.
+    /// The store does not answer now, or takes nothing; it may later.
     fn silent(&self, error: &MetaError) -> RequestError {
         let problem = Chain(error).to_string();
         if self.state.note_silence(self.env.clock.now(), problem.clone()) {
-            warn!("the metadata store does not answer; reads are answered from a copy, changes are refused: {problem}");
+            warn!("reads are answered from a copy, changes are refused: {problem}");
         }
         RequestError::StoreSilent(problem)
     }

@@ -125,7 +125,8 @@ fn problems(status: &GetClusterStatusResponse) -> Vec<String> {
         }
     }
     if let Some(store) = &status.store {
-        if !store.healthy {
+        // One that answers is unhealthy by its alarms.
+        if !store.healthy && (store.silent_ms > 0 || store.alarms.is_empty()) {
             problems.push("the metadata store does not answer".to_owned());
         }
         problems.extend(store.alarms.iter().map(|alarm| format!("alarm {alarm}")));
@@ -304,7 +305,8 @@ mod tests {
         assert!(text(&status).starts_with("state       healthy\n"));
         status.brokers.push(broker("b3", BrokerState::Down));
         status.offline_count = 2;
-        status.store = Some(StoreStatus { alarms: vec!["NOSPACE".to_owned()], ..StoreStatus::default() });
+        status.store =
+            Some(StoreStatus { alarms: vec!["NOSPACE".to_owned()], silent_ms: 400, ..StoreStatus::default() });
         let first = "state       2 partitions OFFLINE, down: b3, the metadata store does not answer, alarm NOSPACE\n";
         assert!(text(&status).starts_with(first), "{}", text(&status));
     }
