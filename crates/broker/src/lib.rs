@@ -13,6 +13,7 @@ mod applier;
 mod assignment;
 mod budget;
 mod error;
+mod farewell;
 mod groups;
 mod lifecycle;
 mod metrics;

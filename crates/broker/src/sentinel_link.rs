@@ -26,13 +26,13 @@ use tonic::{
 
 use crate::{
     applier::{Applier, Update},
+    farewell,
     lifecycle::{StopReason, StopSignal},
     node::Node,
 };
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
-const UNREGISTER_DEADLINE: Duration = Duration::from_secs(1);
 /// How often a silent connection is asked whether it lives, and how long the answer may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 /// What a sentinel may ask for.
@@ -61,6 +61,8 @@ pub(crate) struct SentinelLink {
     /// The sentinel that another one has named as the one that leads, and how often in a row one has.
     redirected: Option<(String, Endpoint)>,
     redirections: u32,
+    /// A sentinel may count on this start of the broker: it has been asked to, and was not told the end.
+    introduced: bool,
 }
 
 /// What the log was told last: one line per change, none per attempt.
@@ -114,11 +116,19 @@ impl SentinelLink {
             backoff: BACKOFF_FIRST,
             redirected: None,
             redirections: 0,
+            introduced: false,
         }
     }
 
-    /// Runs until the broker stops.
+    /// Runs until the broker stops, and takes leave.
     pub(crate) async fn run(mut self) {
+        self.keep_registered().await;
+        if self.introduced {
+            farewell::to_any(&self.node, &self.sentinels).await;
+        }
+    }
+
+    async fn keep_registered(&mut self) {
         let mut turn = 0;
         loop {
             let (address, endpoint) = match self.redirected.take() {
@@ -138,7 +148,10 @@ impl SentinelLink {
                     self.report_loss(&address, "it names one that does not lead either");
                 }
                 End::Stopping => return,
-                End::Refused(reason) => return self.node.fail(reason),
+                End::Refused(reason) => {
+                    self.introduced = false;
+                    return self.node.fail(reason);
+                }
                 End::Forgotten => info!("sentinel {address} does not know this broker any more: registers anew"),
                 End::Lost(reason) => self.report_loss(&address, &reason),
             }
@@ -201,6 +214,7 @@ impl SentinelLink {
 
     async fn register(&mut self, client: &mut SentinelClient<Channel>) -> Result<pb::RegisterBrokerResponse, End> {
         let request = registration(&self.node);
+        self.introduced = true;
         let response = tokio::select! {
             () = self.stop.stopping() => return Err(End::Stopping),
             response = timeout(CALL_DEADLINE, client.register_broker(request)) => response,
@@ -238,8 +252,7 @@ impl SentinelLink {
             tokio::select! {
                 () = self.node.hub.wants_registration() => return End::Forgotten,
                 () = self.stop.stopping() => {
-                    // While the stream is open still: its end alone looks like a crash.
-                    self.unregister(client).await;
+                    self.introduced = !farewell::by_session(&self.node, client).await;
                     return End::Stopping;
                 }
                 _ = ticks.tick() => self.send_beat(&beats),
@@ -275,19 +288,6 @@ impl SentinelLink {
             revision_applied: self.applied.0,
             oldest_unsynced_ms: oldest_unsynced.as_millis() as u64,
         });
-    }
-
-    /// Tells the sentinel that the broker goes, so that clients need not find out.
-    async fn unregister(&self, client: &mut SentinelClient<Channel>) {
-        let request = pb::UnregisterBrokerRequest {
-            id: self.node.options().id.to_string(),
-            incarnation: self.node.incarnation.to_bytes().to_vec().into(),
-        };
-        match timeout(UNREGISTER_DEADLINE, client.unregister_broker(request)).await {
-            Ok(Ok(_)) => debug!("unregistered"),
-            Ok(Err(status)) => warn!("could not unregister: {}", status.message()),
-            Err(_) => warn!("could not unregister: no answer"),
-        }
     }
 }
 

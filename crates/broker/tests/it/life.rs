@@ -27,6 +27,25 @@ async fn health(broker: &Broker, expected: ServingStatus) {
 }
 
 #[tokio::test]
+async fn a_broker_whose_session_has_just_ended_takes_leave_all_the_same() {
+    let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
+    let broker = start(&sentinel, dir.path()).await;
+    sentinel.assign("t", 0).await;
+    // As from one that does not lead any more, and knows of nobody who does.
+    sentinel.dismiss(tonic::Status::unavailable("not now")).await;
+    soon(broker.stop()).await.unwrap();
+    assert_eq!(sentinel.unregistered(), 1);
+}
+
+#[tokio::test]
+async fn a_broker_stops_in_time_where_no_sentinel_hears_it() {
+    let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
+    let broker = start(&sentinel, dir.path()).await;
+    sentinel.kill().await;
+    tokio::time::timeout(std::time::Duration::from_secs(5), broker.stop()).await.expect("it stops").unwrap();
+}
+
+#[tokio::test]
 async fn a_restarted_broker_has_its_data_and_leads_again_in_a_new_epoch() {
     let (sentinel, dir) = (FakeSentinel::start().await, tempfile::tempdir().unwrap());
     let broker = start(&sentinel, dir.path()).await;

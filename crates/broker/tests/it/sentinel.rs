@@ -34,6 +34,7 @@ pub(crate) struct Shared {
     unregistered: watch::Sender<u32>,
     proposed: watch::Sender<Vec<pb::IsrProposal>>,
     refusal: Mutex<Option<Status>>,
+    refused: watch::Sender<u32>,
     cluster: Mutex<u128>,
 }
 
@@ -54,6 +55,7 @@ impl FakeSentinel {
             unregistered: watch::Sender::new(0),
             proposed: watch::Sender::default(),
             refusal: Mutex::default(),
+            refused: watch::Sender::new(0),
             cluster: Mutex::new(0xc1),
         };
         Self::serve("127.0.0.1:0".parse().unwrap(), Arc::new(shared)).await
@@ -160,6 +162,14 @@ impl FakeSentinel {
         registrations.last().unwrap().clone()
     }
 
+    /// Ends all sessions, and waits until the broker has tried in vain to have another one.
+    pub(crate) async fn dismiss(&self, status: Status) {
+        self.refuse(status);
+        let mut refused = self.shared.refused.subscribe();
+        self.shared.cut.send_replace(());
+        soon(refused.changed()).await.unwrap();
+    }
+
     pub(crate) fn unregistered(&self) -> u32 {
         *self.shared.unregistered.borrow()
     }
@@ -188,6 +198,7 @@ impl Sentinel for Service {
         request: Request<pb::RegisterBrokerRequest>,
     ) -> Result<Response<pb::RegisterBrokerResponse>, Status> {
         if let Some(status) = self.0.refusal.lock().unwrap().clone() {
+            self.0.refused.send_modify(|count| *count += 1);
             return Err(status);
         }
         let request = request.into_inner();
