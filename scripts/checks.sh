@@ -15,6 +15,7 @@ check() {
     failed=$((failed + 1))
     echo "FAILED  $what (exit code $rc)"
     for said in "$work/check.out" "$work/make.out"; do
+      [ ! -e "$said" ] || grep -m 3 -A 4 "panicked at" "$said" | sed 's/^/          /' || true
       [ ! -e "$said" ] || tail -n 20 "$said" | sed 's/^/          /'
     done
   fi
