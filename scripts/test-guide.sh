@@ -79,10 +79,14 @@ ended() {
 }
 # What a process says, at its terminal or in its log.
 says() { { cat "$work/$1.out" "$work"/*/logs/*"_$1.log" 2> /dev/null || true; } | grep -F -- "$2"; }
+stop_all() {
+  local name
+  for name in "${!running[@]}"; do end "$name"; done
+}
 # Everything stops, and the machines are new.
 reinstall() {
   local name
-  for name in "${!running[@]}"; do end "$name"; done
+  stop_all
   for name in $machines; do find "$work/$name" -mindepth 1 -maxdepth 1 -name "*" ! -name 'etc' -exec rm -rf {} +; done
 }
 serves() { within 60 on m1 goulette health "$1"; }
@@ -151,7 +155,7 @@ check "cluster export" on m1 goulette cluster export metadata.jsonl --sentinel 1
 check "snapshot save" on m1 goulette etcd snapshot save etcd.snapshot --endpoints 10.0.0.1:2379
 check "  and etcdctl's" on m1 etcdctl snapshot save other.snapshot --endpoints 10.0.0.1:2379
 before=$(topic_ids 10.0.0.1:50052)
-for name in "${!running[@]}"; do end "$name"; done
+stop_all
 for number in 1 2 3; do
   rm -rf "$work/m$number"/{default.etcd,data/sentinel_*}
   cp -n "$work/m1/etcd.snapshot" "$work/m$number/"
@@ -165,7 +169,7 @@ check "  and their records" within 30 shows $'first\nsecond' $three
 check "import refuses where topics are" refuses on m1 goulette cluster import metadata.jsonl --sentinel 10.0.0.1:50052
 
 echo "== an external etcd"
-for name in "${!running[@]}"; do end "$name"; done
+stop_all
 members=e1=http://10.0.1.1:2380,e2=http://10.0.1.2:2380,e3=http://10.0.1.3:2380
 for number in 1 2 3; do
   start "etcd$number" "e$number" etcd --name "e$number" --listen-client-urls "http://10.0.1.$number:2379" \

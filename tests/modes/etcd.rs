@@ -5,7 +5,7 @@ use std::{fs, io::Write, process::Stdio};
 use rustix::process::Signal;
 
 use crate::{
-    cluster::{Store, eventually, signal, text},
+    cluster::{Cluster, Store, eventually, signal, text},
     mode::{Mode, RealEtcd, ask, ask_json},
     users::Etcdctl,
 };
@@ -13,6 +13,17 @@ use crate::{
 pub(crate) fn external(mode: &Mode) -> &RealEtcd {
     let Mode::External(etcd) = mode else { panic!("a case of the external mode") };
     etcd
+}
+
+/// Waits until changes are taken again, and the status has nothing against the etcd any more.
+fn recovers(cluster: &Cluster) {
+    eventually("writes work again", || {
+        let made = cluster.run(&["topic", "create", "again", "--sentinel", &cluster.sentinel_address]);
+        (made.status.success() || text(&made).contains("exists")).then_some(())
+    });
+    eventually("the etcd is healthy", || {
+        (ask_json(cluster, &["cluster", "status"])["store"]["healthy"] == true).then_some(())
+    });
 }
 
 pub(crate) fn etcd_away(mode: &Mode) {
@@ -46,13 +57,7 @@ pub(crate) fn etcd_away(mode: &Mode) {
     let refused = cluster.run(&["topic", "create", "later", "--sentinel", &cluster.sentinel_address]);
     assert!(!refused.status.success(), "a write is refused: {}", text(&refused));
     signal(&etcd.child, Signal::CONT);
-    eventually("writes work again", || {
-        let made = cluster.run(&["topic", "create", "again", "--sentinel", &cluster.sentinel_address]);
-        (made.status.success() || text(&made).contains("exists")).then_some(())
-    });
-    eventually("the etcd is healthy", || {
-        (ask_json(&cluster, &["cluster", "status"])["store"]["healthy"] == true).then_some(())
-    });
+    recovers(&cluster);
 }
 
 /// Somebody fills the etcd: changes are refused in so many words, and taken again as soon as there is room.
@@ -83,13 +88,7 @@ pub(crate) fn etcd_full(mode: &Mode) {
     etcdctl.run(&["compact", &revision["header"]["revision"].to_string()]);
     etcdctl.run(&["defrag"]);
     etcdctl.run(&["alarm", "disarm"]);
-    eventually("writes work again", || {
-        let made = cluster.run(&["topic", "create", "again", "--sentinel", &cluster.sentinel_address]);
-        (made.status.success() || text(&made).contains("exists")).then_some(())
-    });
-    eventually("the etcd is healthy", || {
-        (ask_json(&cluster, &["cluster", "status"])["store"]["healthy"] == true).then_some(())
-    });
+    recovers(&cluster);
 }
 
 pub(crate) fn etcd_absent_at_the_start(mode: &Mode) {

@@ -23,20 +23,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Says it by a session that stands: its end alone would look like a crash. Returns whether it was heard.
 pub(crate) async fn by_session(node: &Node, client: &mut SentinelClient<Channel>) -> bool {
-    match timeout(DEADLINE, client.unregister_broker(request(node))).await {
-        Ok(Ok(_)) => {
-            debug!("unregistered");
-            true
-        }
-        Ok(Err(status)) => {
+    let answer = timeout(DEADLINE, client.unregister_broker(request(node))).await;
+    match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))) {
+        Ok(_) => debug!("unregistered"),
+        Err(status) => {
             debug!("could not unregister: {}", status.message());
-            false
-        }
-        Err(_) => {
-            debug!("could not unregister: no answer");
-            false
+            return false;
         }
     }
+    true
 }
 
 /// Says it without a session, to one sentinel after the other until one has heard it: the one that led may just have gone.
